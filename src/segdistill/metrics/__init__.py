@@ -1,0 +1,21 @@
+"""The shelf of metrics: counts over a whole split, merged over ranks by `+`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Self
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+
+class Metric(ABC):
+    """Adds images up and answers once; the constructor takes keyword-only `num_classes`."""
+
+    @abstractmethod
+    def update(self, logits: Float[Tensor, "b k H W"], labels: Int64[Tensor, "b H W"]) -> None: ...
+
+    @abstractmethod
+    def __add__(self, other: Self) -> Self: ...
+
+    @abstractmethod
+    def result(self) -> Mapping[str, float | list[float]]: ...

@@ -1,0 +1,91 @@
+"""name -> class -> object: the files of a shelf are its registry, a constructor's signature is its schema.
+
+Positional parameters are what a recipe may say; keyword-only ones are facts that the builder supplies.
+"""
+
+import inspect
+import pkgutil
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from segdistill.mistakes import Mistake, nearest, one_of
+
+SHELVES = ("datasets", "models", "losses", "metrics", "probes")
+
+
+def names(shelf: str) -> list[str]:
+    """The parts on a shelf."""
+    package = import_module(f"segdistill.{shelf}")
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
+
+
+def find(shelf: str, kind: str, where: str) -> type[Any]:
+    """The one public class of the file `kind` on the shelf; `where` is the recipe path that a mistake is blamed on."""
+    known = names(shelf)
+    if kind not in known:
+        raise Mistake(f"{where}: there is no {shelf[:-1]} '{kind}'; there is {one_of(known)}{nearest(kind, known)}")
+    module = import_module(f"segdistill.{shelf}.{kind}")
+    public = [
+        value
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and value.__module__ == module.__name__ and not name.startswith("_")
+    ]
+    assert len(public) == 1, f"{module.__name__} must define one public class, it defines {public}"
+    return public[0]
+
+
+def signature(part: type[Any]) -> dict[str, inspect.Parameter]:
+    """What a recipe may say to a part."""
+    parameters = inspect.signature(part).parameters.values()
+    return {p.name: p for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD}
+
+
+def facts(part: type[Any]) -> list[str]:
+    """What the builder has to supply."""
+    return [p.name for p in inspect.signature(part).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
+
+
+def settings(part: type[Any], given: Mapping[str, Any], where: str, also: Iterable[str] = ()) -> dict[str, Any]:
+    """`given` checked against the part's signature and completed by its defaults.
+
+    `also` names what else may stand at this place of a recipe; it only helps to find the nearest match.
+    """
+    accepted = signature(part)
+    for name in given:
+        if name not in accepted:
+            known = [*accepted, *also]
+            raise Mistake(f"{where}.{name}: unknown key; {where} accepts {one_of(known)}{nearest(name, known)}")
+    hints = get_type_hints(part.__init__)
+    fields: dict[str, Any] = {
+        p.name: (hints[p.name], ... if p.default is inspect.Parameter.empty else p.default) for p in accepted.values()
+    }
+    schema: type[BaseModel] = create_model(part.__name__, __config__=ConfigDict(extra="forbid"), **fields)
+    try:
+        checked = schema(**given)
+    except ValidationError as error:
+        raise Mistake(explain(error, where)) from error
+    return {name: getattr(checked, name) for name in accepted}
+
+
+def build(part: type[Any], checked: Mapping[str, Any], **supplied: object) -> Any:
+    """The object, from checked settings and those of the supplied facts that it asks for."""
+    return part(**checked, **{name: supplied[name] for name in facts(part)})
+
+
+def explain(error: ValidationError, where: str = "", known: Iterable[str] = ()) -> str:
+    """Pydantic's findings as one sentence that starts with the path in the recipe."""
+    sentences: list[str] = []
+    for found in error.errors():
+        path = ".".join([part for part in [where, *map(str, found["loc"])] if part])
+        name = str(found["loc"][-1]) if found["loc"] else ""
+        if found["type"] == "extra_forbidden":
+            sentences.append(f"{path}: unknown key{nearest(name, known)}")
+        elif found["type"] == "missing":
+            sentences.append(f"{path}: missing")
+        else:
+            message = found["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            sentences.append(f"{path}: {message}, got {found['input']!r}")
+    return "; ".join(sentences)
