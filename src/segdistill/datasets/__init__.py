@@ -5,17 +5,25 @@ folder, an orphan and an empty split are mistakes before anything is decoded; a 
 """
 
 import hashlib
+import os
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
 
+from segdistill.labels import Coding
 from segdistill.mistakes import Mistake, nearest, one_of
-from segdistill.types import IGNORE, ClassTable, Sample
+from segdistill.types import IGNORE, ClassTable, Colour, Sample
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 
 
 class Dataset(ABC):
@@ -44,3 +52,234 @@ class Pair(NamedTuple):
     image: Path
     labels: Path | None
     key: str
+
+
+class FileDataset(Dataset):
+    """A dataset whose samples are pairs of files; its subclasses are final and know where the files lie."""
+
+    @abstractmethod
+    def __init__(self, pairs: Sequence[Pair], classes: ClassTable, coding: Coding) -> None:
+        self.pairs = pairs
+        self.classes = classes
+        self.coding = coding
+        self._has_warned = False
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(read_image(self.pairs[index].image), torch.from_numpy(self.labels(index)), self.pairs[index].key)
+
+    def labels(self, index: int) -> np.ndarray:
+        pair = self.pairs[index]
+        labels, unknown = read_labels(pair, self.coding)
+        if unknown and not self._has_warned:
+            self._has_warned = True  # once per file set: thousands of files may have such pixels
+            warnings.warn(
+                f"{pair.labels}: {unknown} pixels with values outside the table count as void"
+                " (only the first such file of a split is reported)",
+                stacklevel=2,
+            )
+        return labels
+
+    def fingerprint(self) -> str:
+        return fingerprint_of(self.pairs, self.classes, self.coding)
+
+
+def fingerprint_of(pairs: Iterable[Pair], classes: ClassTable, coding: Coding) -> str:
+    """Sixteen digits from the tables and every file's name, size and time of change; no file is opened."""
+    digest = hashlib.sha256(repr((classes, coding)).encode())
+    for pair in pairs:
+        for file in [pair.image] if pair.labels is None else [pair.image, pair.labels]:
+            status = file.stat()
+            digest.update(f"{pair.key}:{file.name}:{status.st_size}:{status.st_mtime_ns};".encode())
+    return digest.hexdigest()[:16]
+
+
+# Which files there are
+
+
+def need_folder(folder: Path, expected: str) -> Path:
+    """The folder, or the mistake of naming one that is not there."""
+    if folder.is_dir():
+        return folder
+    siblings = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+    raise Mistake(f"{folder}: there is no such folder{nearest(folder.name, siblings)}; expected {expected}")
+
+
+def need_split(root: Path, split: str, splits: Sequence[str]) -> None:
+    """The mistake of asking for a split that the data set does not have."""
+    if split not in splits:
+        raise Mistake(f"{root}: there is no split '{split}'; there is {one_of(splits)}{nearest(split, splits)}")
+
+
+def folders_in(folder: Path) -> list[str]:
+    """The names of the folders in a folder, hidden ones left out."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def images_in(folder: Path, ending: str = "") -> dict[str, Path]:
+    """The image files below a folder whose stem ends with `ending`, by the rest of their path: `ulm/ulm_000001`."""
+    found: dict[str, Path] = {}
+    for parent, _, names in os.walk(folder, followlinks=True):
+        for file in (Path(parent, name) for name in names):
+            if file.suffix.lower() in IMAGE_SUFFIXES and file.stem.endswith(ending) and not file.name.startswith("."):
+                stem = file.relative_to(folder).with_suffix("").as_posix().removesuffix(ending)
+                if stem in found:
+                    raise Mistake(f"{file}: {found[stem].name} has the same stem; expected one file for each '{stem}'")
+                found[stem] = file
+    return dict(sorted(found.items()))
+
+
+def paired(
+    images: Mapping[str, Path], labels: Mapping[str, Path] | None, folder: Path, split: str, expected: str
+) -> list[Pair]:
+    """Images and labels of one stem; none of either may be left over. `labels` None: nothing is labelled."""
+    if not images:
+        raise Mistake(f"{folder}: split '{split}' is empty; expected {expected}")
+    if labels is None:
+        return [Pair(image, None, stem) for stem, image in images.items()]
+    without_label = [stem for stem in images if stem not in labels]
+    without_image = [stem for stem in labels if stem not in images]
+    for what, orphans, files, others in (
+        ("images have no label", without_label, images, without_image),
+        ("labels have no image", without_image, labels, without_label),
+    ):
+        if orphans:
+            names = [files[stem].name for stem in orphans[:3]] + ["…"] * (len(orphans) > 3)
+            close = nearest(orphans[0], others)
+            raise Mistake(
+                f"{folder}: {len(orphans)} of {len(files)} {what}: {', '.join(names)}{close}; expected {expected}"
+            )
+    return [Pair(image, labels[stem], stem) for stem, image in images.items()]
+
+
+def without_held_out(pairs: Sequence[Pair], hold_out: Sequence[str], folder: Path, split: str) -> list[Pair]:
+    """Of `pairs`, for `train` those of no sequence in `hold_out`, for any other split those of one."""
+    for sequence in hold_out:
+        if not any(_is_of(pair, sequence) for pair in pairs):
+            known = sorted({pair.key.split("/" if "/" in pair.key else "_")[0] for pair in pairs})
+            some = [*known[:12], "…"] if len(known) > 12 else known
+            raise Mistake(
+                f"hold_out: {folder} has no sequence '{sequence}'; it has {one_of(some)}{nearest(sequence, known)}"
+            )
+    kept = [pair for pair in pairs if any(_is_of(pair, sequence) for sequence in hold_out) != (split == "train")]
+    if not kept:
+        raise Mistake(
+            f"{folder}: split '{split}' is empty; expected some sequence to be left beside {one_of(hold_out)}"
+        )
+    return kept
+
+
+def _is_of(pair: Pair, sequence: str) -> bool:
+    """Whether the key starts `<sequence>_` or `<sequence>/`."""
+    return pair.key.startswith((f"{sequence}_", f"{sequence}/"))
+
+
+# What a file says
+
+
+def read_image(file: Path) -> UInt8[Tensor, "3 H W"]:
+    """Any 8 bit image as RGB; transparency is dropped."""
+    with _opened(file) as image:
+        if image.mode not in ("RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "CMYK", "YCbCr", "1"):
+            raise Mistake(
+                f"{file}: an image of mode {image.mode}; accepted are 8 bit RGB, RGBA, grey and palette images"
+            )
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")  # straight to RGB, Pillow would replace the transparent colour
+        pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))  # [H, W, 3]
+        return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+
+
+def read_labels(pair: Pair, coding: Coding) -> tuple[np.ndarray, int]:
+    """uint8 [H, W] train ids and how many pixels were outside the table; of the image only the header is read."""
+    with _opened(pair.image) as image:
+        width, height = image.size
+    if pair.labels is None:
+        return np.full((height, width), IGNORE, np.uint8), 0
+    raw = _raw_labels(pair.labels, coding)
+    if raw.shape[:2] != (height, width):
+        raise Mistake(
+            f"{pair.labels}: {raw.shape[1]}x{raw.shape[0]} labels for a {width}x{height} image ({pair.image.name});"
+            " both must be of one size, and nothing is resized here because a crop would look the same"
+        )
+    train_ids = _by_colour(raw, coding.colours) if raw.ndim == 3 else _by_id(raw, coding.ids)
+    unknown = train_ids < 0
+    count = int(unknown.sum())
+    if count and coding.unknown == "refuse":
+        raise Mistake(f"{pair.labels}: {_outside(raw[unknown], coding)}")
+    return (np.where(unknown, IGNORE, train_ids) if count else train_ids).astype(np.uint8), count
+
+
+@contextmanager
+def _opened(file: Path) -> Generator[Image.Image]:
+    """The header at once, the pixels on demand; what cannot be read is a mistake that names the file."""
+    try:
+        with Image.open(file) as image:
+            yield image
+    except Image.UnidentifiedImageError as error:
+        raise Mistake(f"{file}: not an image; accepted is what Pillow can open, such as PNG and JPEG") from error
+    except FileNotFoundError as error:
+        raise Mistake(f"{file}: the file is gone; it was there when the folder was listed") from error
+    except (OSError, SyntaxError) as error:  # Pillow says SyntaxError for a broken PNG chunk
+        raise Mistake(f"{file}: damaged or unreadable ({error}); expected a whole image file") from error
+
+
+def _raw_labels(file: Path, coding: Coding) -> np.ndarray:
+    """[H, W] ids as stored (a palette image's indices), or uint8 [H, W, 3] colours where the coding has colours."""
+    with _opened(file) as image:
+        if image.mode in ("L", "P", "1", "I", "I;16", "I;16B"):
+            if not coding.ids:
+                raise Mistake(f"{file}: labels of mode {image.mode}; accepted are RGB pictures in the classes' colours")
+            return np.asarray(image)
+        if image.mode in ("RGB", "RGBA") and coding.colours:
+            return np.asarray(image)[:, :, :3]
+        raise Mistake(f"{file}: labels of mode {image.mode}; accepted are 8 or 16 bit grey and palette images of ids")
+
+
+def _by_id(raw: np.ndarray, ids: Mapping[int, int]) -> np.ndarray:
+    """int16 [H, W]: train ids, -1 where the id is outside the table."""
+    lookup = np.full(256, -1, np.int16)
+    lookup[list(ids)] = list(ids.values())
+    if raw.dtype.itemsize == 1:
+        return lookup[raw.astype(np.uint8)]
+    return np.where((raw >= 0) & (raw < 256), lookup[np.clip(raw, 0, 255)], np.int16(-1))
+
+
+def _by_colour(raw: np.ndarray, colours: Mapping[Colour, int]) -> np.ndarray:
+    """int16 [H, W]: train ids, -1 where the colour is outside the table."""
+    table = sorted((red << 16 | green << 8 | blue, train_id) for (red, green, blue), train_id in colours.items())
+    codes = np.array([code for code, _ in table], np.int32)
+    train_ids = np.array([train_id for _, train_id in table], np.int16)
+    pixels = raw.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)  # [H, W]
+    position = np.searchsorted(codes, pixels).clip(max=len(codes) - 1)
+    return np.where(codes[position] == pixels, train_ids[position], np.int16(-1))
+
+
+def _outside(unknown: np.ndarray, coding: Coding) -> str:
+    """The sentence about label values [N] or colours [N, 3] that the table does not know."""
+    values = np.unique(unknown, axis=0).tolist()
+    if unknown.ndim == 1:
+        found, accepted = [str(int(value)) for value in values], _ranges(sorted(coding.ids))
+        close = ""
+    else:
+        found, accepted = [hexadecimal(value) for value in values], [hexadecimal(colour) for colour in coding.colours]
+        close = nearest(found[0], accepted)
+        accepted = accepted[:12] + ["…"] * (len(accepted) > 12)
+    some = found[:5] + ["…"] * (len(found) > 5)
+    what = "label values" if unknown.ndim == 1 else "label colours"
+    return f"{what} {one_of(some)} in {len(unknown)} pixels; accepted are {one_of(accepted)}{close}"
+
+
+def _ranges(numbers: Sequence[int]) -> list[str]:
+    """`0…18` and `255`, for sorted numbers."""
+    starts = [n for n in numbers if n - 1 not in numbers]
+    ends = [n for n in numbers if n + 1 not in numbers]
+    return [str(a) if a == b else f"{a}…{b}" for a, b in zip(starts, ends, strict=True)]
+
+
+def hexadecimal(colour: Sequence[int]) -> str:
+    """`#804080`."""
+    red, green, blue = colour
+    return f"#{red:02x}{green:02x}{blue:02x}"

@@ -34,16 +34,21 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 
 
 def global_mean(values: Tensor, weights: Tensor) -> Scalar:
-    """Σ values·weights over the sum of the weights of all ranks; 0, attached to the graph, when nothing counts.
+    """Σ values·weights over the sum of the weights of all ranks; 0, attached to the graph, when nothing counts."""
+    return global_ratio(values * weights, weights)
+
+
+def global_ratio(values: Tensor, weights: Tensor) -> Scalar:
+    """Σ values over the sum of the weights of all ranks.
 
     Data parallelism averages gradients over ranks, so each rank divides by (global sum / ranks): the mean of the ranks'
-    results, and of their gradients, is then the mean over the global batch, however unevenly it is spread.
+    results, and of their gradients, is then the ratio of the global batch, however unevenly it is spread.
     """
     total = weights.detach().sum()
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(total)
         total = total / dist.get_world_size()
-    return (values * weights).sum() / torch.where(total > 0, total, torch.ones_like(total))
+    return values.sum() / torch.where(total > 0, total, torch.ones_like(total))
 
 
 def on_grid(mask: Mask, height: int, width: int) -> Mask:

@@ -1,0 +1,322 @@
+"""Recipe -> datasets, System, Frozen, probes: everything is checked against everything before any data is read."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from segdistill import parts
+from segdistill.checkpoint import Card, digest, load_weights, read_card
+from segdistill.data import Cached, count_pixels
+from segdistill.datasets import Dataset
+from segdistill.losses import Loss
+from segdistill.mistakes import Mistake, nearest, one_of
+from segdistill.models import Model
+from segdistill.recipe import LABELS, DataSpec, LossSpec, ModelSpec, ProbeSpec, Recipe
+from segdistill.run import Run
+from segdistill.system import Edge, Following, Frozen, Phase, System, Tap
+from segdistill.types import ClassTable, Stage
+
+T = TypeVar("T")
+
+
+class Assembly(NamedTuple):
+    """A recipe made real."""
+
+    recipe: Recipe
+    """As resolved: every default filled in."""
+    system: System
+    frozen: Frozen
+    train: Dataset
+    val: Dataset
+    class_pixels: list[int]
+    """Labelled pixels per class of the training split."""
+    connections: list[str]
+    """What the edges had to do to bring their ends together, one line each."""
+    fingerprints: Mapping[str, str]
+    """Of the data splits and of every teacher."""
+
+    @property
+    def classes(self) -> ClassTable:
+        return self.train.classes
+
+    def models(self) -> dict[str, Model]:
+        """The models worth evaluating: those that learn and those that follow."""
+        learning = {name: _as_model(model) for name, model in self.system.models.items()}
+        return learning | {name: _as_model(self.frozen.models[name]) for name in self.frozen.following}
+
+    def card(self, name: str, step: int, numbers: Mapping[str, float]) -> Card:
+        """What the weights file of a model will say about it."""
+        spec = self.recipe.models[self.recipe.models[name].follows or name]
+        return Card(spec.kind or "", spec.parameters, self.classes, self.recipe.data.size, step, numbers)
+
+
+def assemble(recipe: Recipe) -> Assembly:
+    """Build a run.
+
+    Raises:
+        Mistake: a part, a parameter, a stage, a class table, a weights file or a data folder does not fit.
+    """
+    recipe = resolve(recipe)
+    train, val = open_split(recipe.data, recipe.data.train), open_split(recipe.data, recipe.data.validate_on)
+    classes = train.classes
+    models: dict[str, Model] = {}
+    for name, spec in recipe.models.items():
+        if spec.follows is None:
+            models[name] = _model(name, spec, classes, recipe.seed)
+    following: dict[str, Following] = {}
+    for name, spec in recipe.models.items():
+        if spec.follows is not None:
+            models[name] = _model(name, recipe.models[spec.follows], classes, recipe.seed)
+            models[name].load_state_dict(models[spec.follows].state_dict())
+            following[name] = Following(spec.follows, spec.decay)
+    connections: list[str] = []
+    ends = {name: _ends(name, spec, models, len(classes.names)) for name, spec in recipe.losses.items()}
+    if recipe.data.cache:
+        train, val = Cached(train), Cached(val)
+    class_pixels = _once(lambda: count_pixels(train))
+    edges = {
+        name: _edge(name, spec, ends[name], recipe, class_pixels, connections) for name, spec in recipe.losses.items()
+    }
+    trained = recipe.trained()
+    frozen = Frozen({n: m for n, m in models.items() if n not in trained}, following)
+    system = System({n: models[n] for n in trained}, edges, _phases(recipe, len(train)))
+    prints = {"train": train.fingerprint(), "val": val.fingerprint()}
+    prints |= {name: digest(model) for name, model in frozen.models.items() if name not in following}
+    return Assembly(recipe, system, frozen, train, val, class_pixels, connections, prints)
+
+
+def resolve(recipe: Recipe) -> Recipe:
+    """The recipe with every part's parameters checked and every default filled in; reads no data."""
+    also = [name for name in DataSpec.model_fields if name != "kind"]
+    data = _complete(recipe.data, "datasets", recipe.data.kind, "data", also)
+    models: dict[str, ModelSpec] = {}
+    for name, spec in recipe.models.items():
+        if spec.follows is not None:
+            _forbid(spec.parameters, f"models.{name}", f"it follows {spec.follows} and is built like it")
+            models[name] = spec
+            continue
+        if spec.weights is not None:
+            spec = _from_weights(name, spec)
+        assert spec.kind is not None
+        models[name] = _complete(spec, "models", spec.kind, f"models.{name}", ModelSpec.model_fields)
+    losses = {
+        name: _complete(
+            spec.model_copy(update={"kind": spec.kind or name}),
+            "losses",
+            spec.kind or name,
+            f"losses.{name}",
+            LossSpec.model_fields,
+        )
+        for name, spec in recipe.losses.items()
+    }
+    probes = {
+        name: _complete(spec, "probes", name, f"probes.{name}", ProbeSpec.model_fields)
+        for name, spec in recipe.probes.items()
+    }
+    return recipe.model_copy(update={"data": data, "models": models, "losses": losses, "probes": probes})
+
+
+def open_split(spec: DataSpec, split: str) -> Dataset:
+    """A dataset as the recipe describes it; its files are listed, not read."""
+    part = parts.find("datasets", spec.kind, "data.kind")
+    return parts.build(part, parts.settings(part, spec.parameters, "data", DataSpec.model_fields), split=split)
+
+
+def load(path: Path | str, model: str | None = None, which: str = "best") -> Model:
+    """The trained network of a run directory (or of one weights file), ready to predict.
+
+    >>> model = load("runs/camvid-student")  # doctest: +SKIP
+
+    Args:
+        model: which of the run's networks; needed where it trained several.
+        which: best (by validation mIoU) or last.
+    """
+    file = weights_file(path, model, which)
+    card = read_card(file)
+    part = parts.find("models", card.kind, str(file))
+    settings = parts.settings(part, card.parameters, str(file))
+    network = _as_model(parts.build(part, settings, num_classes=len(card.classes.names)))
+    load_weights(file, network)
+    return _as_model(network.to(memory_format=torch.channels_last).eval())  # pyright: ignore[reportCallIssue]
+
+
+def weights_file(path: Path | str, model: str | None = None, which: str = "best") -> Path:
+    """The weights file that a run directory or a path means."""
+    place = Path(path)
+    if place.suffix == ".safetensors" or place.is_file():
+        return place
+    run = Run(place).require()
+    found = {file.stem: file for file in sorted((run.path / which).glob("*.safetensors"))}
+    if not found:
+        raise Mistake(f"{place}: the run has no trained weights in {which}/; did it finish?")
+    if model is None and len(found) == 1:
+        return next(iter(found.values()))
+    if model is None or model not in found:
+        said = f"no model '{model}'" if model else "several models"
+        raise Mistake(f"{place}: the run has {said}; it has {one_of(found)}{nearest(model or '', found)}")
+    return found[model]
+
+
+def probes(recipe: Recipe, classes: ClassTable) -> dict[str, tuple[int, Callable[..., Any], bool]]:
+    """name -> (every, probe, whether all processes take part)."""
+    built: dict[str, tuple[int, Callable[..., Any], bool]] = {}
+    for name, spec in recipe.probes.items():
+        part = parts.find("probes", name, f"probes.{name}")
+        probe = parts.build(part, spec.parameters, classes=classes, input_size=recipe.data.size)
+        built[name] = (spec.every, probe, part.everywhere)
+    return built
+
+
+Spec = TypeVar("Spec", DataSpec, ModelSpec, LossSpec, ProbeSpec)
+
+
+def _complete(spec: Spec, shelf: str, kind: str, where: str, also: Any) -> Spec:
+    """The spec with its part's own parameters checked and completed."""
+    part = parts.find(shelf, kind, where if shelf == "probes" else f"{where}.kind")
+    checked = parts.settings(part, spec.parameters, where, also)
+    known = {name: getattr(spec, name) for name in type(spec).model_fields}
+    return type(spec).model_construct(_fields_set=None, **known, **checked)
+
+
+def _forbid(parameters: Mapping[str, object], where: str, why: str) -> None:
+    if parameters:
+        raise Mistake(f"{where}.{next(iter(parameters))}: not accepted here; {why}")
+
+
+def _from_weights(name: str, spec: ModelSpec) -> ModelSpec:
+    """Kind and parameters from the weights' card; what the recipe says must agree."""
+    assert spec.weights is not None
+    where = f"models.{name}"
+    try:
+        card = read_card(weights_file(spec.weights, _same_name(spec.weights, name)))
+    except Mistake as mistake:
+        raise Mistake(f"{where}.weights: {mistake}") from mistake
+    if spec.kind is not None and spec.kind != card.kind:
+        raise Mistake(f"{where}.kind: '{spec.kind}', but {spec.weights} holds a '{card.kind}'")
+    for key, value in spec.parameters.items():
+        if key in card.parameters and card.parameters[key] != value:
+            raise Mistake(f"{where}.{key}: {value}, but {spec.weights} was trained with {card.parameters[key]}")
+    return ModelSpec.model_validate({**spec.model_dump(), **card.parameters, "kind": card.kind})
+
+
+def _same_name(path: str, name: str) -> str | None:
+    """A run that trained several models gives the one of the same name."""
+    return name if len(list(Path(path).glob("best/*.safetensors"))) > 1 else None
+
+
+def _model(name: str, spec: ModelSpec, classes: ClassTable, seed: int) -> Model:
+    """Built from a seed of its own, so that another node or edge does not change its first weights."""
+    assert spec.kind is not None
+    part = parts.find("models", spec.kind, f"models.{name}.kind")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:6], "big"))
+        model = _as_model(parts.build(part, spec.parameters, num_classes=len(classes.names)))
+    if spec.weights is not None:
+        file = weights_file(spec.weights, _same_name(spec.weights, name))
+        theirs = read_card(file).classes.names
+        if theirs != classes.names:
+            raise Mistake(f"models.{name}.weights: {file} knows other classes than the data: {_diff(theirs, classes)}")
+        load_weights(file, model)
+    return _as_model(model.to(memory_format=torch.channels_last))  # pyright: ignore[reportCallIssue]
+
+
+def _diff(theirs: tuple[str, ...], classes: ClassTable) -> str:
+    only_theirs = [name for name in theirs if name not in classes.names]
+    only_ours = [name for name in classes.names if name not in theirs]
+    if not only_theirs and not only_ours:
+        return f"the same {len(theirs)} names in another order"
+    return (
+        f"it has {len(theirs)} classes and the data {len(classes.names)}; only the weights have "
+        f"{one_of(only_theirs)}; only the data have {one_of(only_ours)}"
+    )
+
+
+class _Ends(NamedTuple):
+    student: Tap
+    target: Tap
+    student_stage: Stage
+    target_stage: Stage
+
+
+def _ends(name: str, spec: LossSpec, models: Mapping[str, Model], num_classes: int) -> _Ends:
+    student, student_stage = _tap(f"losses.{name}", spec.student, models)
+    if spec.target == LABELS:
+        return _Ends(student, Tap(LABELS), student_stage, Stage(num_classes, 1))
+    if spec.target.split(".")[0] == LABELS:
+        raise Mistake(f"losses.{name}.target: the labels have no stages, got '{spec.target}'")
+    target, target_stage = _tap(f"losses.{name}", spec.target, models)
+    return _Ends(student, target, student_stage, target_stage)
+
+
+def _tap(where: str, path: str, models: Mapping[str, Model]) -> tuple[Tap, Stage]:
+    node, _, stage = path.partition(".")
+    stages = models[node].stages
+    if stage and stage not in stages:
+        raise Mistake(f"{where}: {node} has no stage '{stage}'; it has {one_of(stages)}{nearest(stage, stages)}")
+    return Tap(node, stage or "logits"), stages[stage or "logits"]
+
+
+def _edge(
+    name: str, spec: LossSpec, ends: _Ends, recipe: Recipe, class_pixels: list[int], connections: list[str]
+) -> Edge:
+    part = parts.find("losses", spec.kind or name, f"losses.{name}.kind")
+    student, target = ends.student_stage, ends.target_stage
+    try:
+        loss = parts.build(
+            part,
+            spec.parameters,
+            num_classes=len(class_pixels),
+            class_pixels=class_pixels,
+            channels=target.channels,
+            seed=recipe.seed,
+        )
+    except Mistake as mistake:
+        raise Mistake(f"losses.{name}.{mistake}") from mistake
+    assert isinstance(loss, Loss)
+    adapter: nn.Module = nn.Identity()
+    done: list[str] = []
+    if loss.same_channels and student.channels != target.channels:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            adapter = nn.Conv2d(student.channels, target.channels, 1, bias=False)
+        done.append(f"1×1 adapter {student.channels} -> {target.channels} channels")
+    if student.stride != target.stride:
+        done.append(f"resize stride {student.stride} -> {target.stride}")
+    connections.append(f"{name}: {ends.student} <- {ends.target}: {', '.join(done) or 'as they are'}")
+    return Edge(
+        loss,
+        ends.student,
+        ends.target,
+        weight=spec.weight,
+        ramp=spec.ramp,
+        distill_on=spec.distill_on,
+        adapter=adapter,
+    )
+
+
+def _phases(recipe: Recipe, images: int) -> list[Phase]:
+    """Lengths in steps; an epoch is as many steps as show every image once."""
+    per_epoch = images / recipe.data.batch
+    return [
+        Phase(spec.steps or max(1, round((spec.epochs or 0) * per_epoch)), frozenset(spec.losses))
+        for spec in recipe.phases
+    ]
+
+
+def _once(compute: Callable[[], T]) -> T:
+    """Computed by the first process, told to the others."""
+    if not dist.is_initialized():
+        return compute()
+    answer = [compute() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(answer)
+    return answer[0]  # pyright: ignore[reportReturnType]
+
+
+def _as_model(module: object) -> Model:
+    assert isinstance(module, Model)
+    return module

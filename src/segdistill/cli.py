@@ -1,0 +1,209 @@
+"""The command line: verbs and `--set`, nothing more. Each verb calls the function of its name; torch loads inside."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table as Grid
+
+from segdistill.mistakes import Mistake, nearest
+from segdistill.types import Findings, Table
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+data_app = typer.Typer(no_args_is_help=True, help="Make and check data.")
+app.add_typer(data_app, name="data")
+
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
+Which = Annotated[Literal["best", "last"], typer.Option(help="The best weights by validation mIoU, or the last.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the runs and the report go.")] = Path("runs/demo"),
+    settings: Sets = None,
+) -> None:
+    """Teach, distil, measure and report on procedural street scenes; minutes on two cores."""
+    from segdistill.demonstration import demo as work
+
+    table, page = work(out, settings or ())
+    _print(table)
+    print(f"Open the report: {page}")
+
+
+@app.command()
+def train(
+    recipe: Path,
+    run: Annotated[Path | None, typer.Option(help="The run directory; default runs/<folder>-<recipe>.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
+    allow_change: Annotated[list[str] | None, typer.Option(metavar="KEY", help="A key that may differ.")] = None,
+    settings: Sets = None,
+) -> None:
+    """Train what a recipe describes."""
+    from segdistill.training import train as work
+
+    done = work(recipe, run, settings=settings or (), resume=resume, allow_change=allow_change or ())
+    print(f"The run: {done.path}")
+
+
+@app.command()
+def plan(recipe: Path, settings: Sets = None, as_json: Json = False) -> None:
+    """A dry run: stages, shapes, adapters, first losses, gradient norms, memory and time."""
+    from segdistill.planning import plan as work
+
+    found = work(recipe, tuple(settings or ()))
+    if as_json:
+        tables = {name: _rows(getattr(found, name)) for name in ("models", "stages", "edges")}
+        print(json.dumps({**tables, "connections": found.connections, "numbers": found.numbers}))
+        return
+    for table in (found.models, found.stages, found.edges):
+        _print(table)
+    for line in found.connections:
+        print(line)
+    n = found.numbers
+    print(
+        f"{n['train_images']:.0f} training and {n['val_images']:.0f} validation images; {n['epochs']:.1f} epochs; "
+        f"{n['seconds_per_step']:.2f} s a step, {n['seconds_per_epoch']:.0f} s an epoch, "
+        f"{n['seconds_in_all'] / 60:.0f} min in all; peak memory {n['peak_memory_bytes'] / 2**30:.2f} GiB; "
+        f"{n['threads']:.0f} threads"
+    )
+
+
+@app.command()
+def evaluate(
+    run: Path,
+    split: Annotated[str | None, typer.Option(help="Default: the split the run was validated on.")] = None,
+    model: Annotated[str | None, typer.Option(help="Which network, where the run trained several.")] = None,
+    which: Which = "best",
+    settings: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """mIoU and the table per class of a trained network on a split."""
+    from segdistill.evaluation import evaluate as work
+
+    found = work(run, split, model=model, which=which, settings=settings or ())
+    if as_json:
+        print(json.dumps(_findings(found)))
+        return
+    for table in found.tables.values():
+        _print(table)
+    for name, value in found.numbers.items():
+        print(f"{name}: {value:.6g}")
+
+
+@app.command()
+def report(
+    runs: list[Path],
+    out: Annotated[Path | None, typer.Option(help="Default: report.html in the last run named.")] = None,
+) -> None:
+    """One HTML file about one run, or about a teacher, a baseline and a student."""
+    from segdistill.report import report as work
+    from segdistill.run import Run
+
+    page = work([Run(path).require() for path in runs], out or runs[-1] / "report.html")
+    print(f"Open the report: {page}")
+
+
+@app.command(name="list")
+def list_parts(
+    shelf: Annotated[str | None, typer.Argument(help="datasets, models, losses, metrics or probes.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The parts on the shelves, and what a recipe may say to each."""
+    from inspect import getdoc
+
+    from segdistill import parts
+
+    if shelf is not None and shelf not in parts.SHELVES:
+        raise Mistake(f"list: there is no shelf '{shelf}'; there are {', '.join(parts.SHELVES)}"
+                      f"{nearest(shelf, parts.SHELVES)}")  # fmt: skip
+    rows: list[tuple[str, str, str, str]] = []
+    for name in [shelf] if shelf else parts.SHELVES:
+        for kind in parts.names(name):
+            part = parts.find(name, kind, kind)
+            said = ", ".join(str(p) for p in parts.signature(part).values())
+            rows.append((name, kind, said, (getdoc(part) or "").split("\n")[0]))
+    table = Table(["shelf", "part", "what a recipe may say", "what it is"], rows)
+    if as_json:
+        print(json.dumps(_rows(table)))
+    else:
+        _print(table)
+
+
+@data_app.command("make")
+def data_make(
+    out: Annotated[Path, typer.Option(help="The new root folder.")],
+    layout: Annotated[Literal["cityscapes", "bdd100k"], typer.Option(help="Whose folder layout.")] = "cityscapes",
+    count: Annotated[int, typer.Option(min=1, help="Training images; validation gets a quarter.")] = 200,
+    size: Annotated[tuple[int, int], typer.Option(help="Height and width.")] = (512, 1024),
+    label_type: Annotated[Literal["labelIds", "labelTrainIds", "both"], typer.Option()] = "labelIds",
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Write procedural street scenes in the exact folder layout of a real data set."""
+    from segdistill.make_data import make
+
+    for split, written in make(out, layout, count, size, label_type, seed).items():
+        print(f"{split}: {written} images with labels in {out}")
+
+
+@data_app.command("check")
+def data_check(recipe: Path, settings: Sets = None, as_json: Json = False) -> None:
+    """Read every image and label of a recipe's splits; exit code 1 and one sentence per bad sample."""
+    from segdistill.make_data import check
+
+    bad, table = check(recipe, settings or ())
+    if as_json:
+        print(json.dumps({"bad": bad, "classes": _rows(table)}))
+    else:
+        _print(table)
+        for sentence in bad:
+            print(sentence)
+    if bad:
+        raise typer.Exit(1)
+
+
+def _print(table: Table) -> None:
+    grid = Grid(box=None, header_style="bold", pad_edge=False)
+    numeric = [any(isinstance(row[i], int | float) for row in table.rows) for i in range(len(table.columns))]
+    for column, right in zip(table.columns, numeric, strict=True):
+        grid.add_column(column, justify="right" if right else "left")
+    for row in table.rows:
+        grid.add_row(*(_cell(value) for value in row))
+    Console().print(grid, markup=False)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _rows(table: Table) -> list[dict[str, object]]:
+    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+
+
+def _findings(found: Findings) -> dict[str, object]:
+    return {"numbers": dict(found.numbers), "tables": {name: _rows(table) for name, table in found.tables.items()}}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Exit codes: 0 done, 1 the work failed, 2 the user's mistake, 130 interrupted with the checkpoint written."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        app(words, prog_name="segdistill")
+    except Mistake as mistake:
+        if debug:
+            raise
+        print(f"segdistill: {mistake}", file=sys.stderr)
+        sys.exit(2)
+    except (OSError, RuntimeError, FloatingPointError) as error:
+        if debug:
+            raise
+        print(f"segdistill: {error} (--debug shows where)", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,132 @@
+"""A dry run: what a recipe will do, before it does it."""
+
+import resource
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from segdistill.assemble import Assembly, assemble
+from segdistill.data import crop_size, training_batches
+from segdistill.mistakes import Mistake
+from segdistill.optim import optimiser
+from segdistill.probes.speed import gmac, parameters
+from segdistill.recipe import LABELS, Recipe, read
+from segdistill.system import Frozen, System
+from segdistill.training import accelerate, micro_batch
+from segdistill.types import Batch, Table
+
+
+class Plan(NamedTuple):
+    """What `plan` found; tables for people, numbers for programs."""
+
+    models: Table
+    stages: Table
+    edges: Table
+    connections: list[str]
+    numbers: dict[str, float]
+
+
+def plan(recipe: Recipe | Path | str, settings: tuple[str, ...] = (), steps: int = 3) -> Plan:
+    """Stages, shapes, adapters, first loss values, gradient norm per edge, memory and time; nothing is written.
+
+    Args:
+        steps: training steps to time, after one to warm up.
+    """
+    recipe = recipe if isinstance(recipe, Recipe) else read(recipe, settings)
+    accelerator = accelerate(recipe)
+    torch.manual_seed(recipe.seed)
+    assembly = assemble(recipe)
+    recipe, device = assembly.recipe, accelerator.device
+    system, frozen = assembly.system.to(device), assembly.frozen.to(device)
+    images = micro_batch(recipe)
+    batches = training_batches(
+        assembly.train, recipe.data.model_copy(update={"workers": 0}), recipe.seed, start=0, batch=images, rank=0, ranks=1
+    )
+    crop = crop_size(assembly.train, recipe.data)
+    with accelerator.autocast():
+        edges = _edges(system, frozen, next(batches))
+    optimizer = optimiser(system, recipe.optim)
+    seconds: list[float] = []
+    for step in range(steps + 1):
+        begin = time.perf_counter()
+        batch = next(batches)
+        with accelerator.autocast():
+            result = system(batch, frozen(batch.image.to(device), system.listened_to(step)), step)
+        result.loss.backward()
+        if step == 0:  # the weights stay as they are: a plan is not a run
+            optimizer.zero_grad()
+        seconds.append(time.perf_counter() - begin)
+    per_update = sorted(seconds[1:])[steps // 2] * recipe.optim.accumulate
+    per_epoch = per_update * len(assembly.train) / recipe.data.batch
+    peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else _resident_peak()
+    numbers = {
+        "train_images": float(len(assembly.train)),
+        "val_images": float(len(assembly.val)),
+        "seconds_per_step": per_update,
+        "seconds_per_epoch": per_epoch,
+        "seconds_in_all": per_update * recipe.steps,
+        "epochs": recipe.steps * recipe.data.batch / len(assembly.train),
+        "peak_memory_bytes": float(peak),
+        "threads": float(torch.get_num_threads()),
+    }
+    return Plan(_models(assembly, crop), _stages(assembly, crop), edges, assembly.connections, numbers)
+
+
+def gradient_norms(system: System, frozen: Frozen, batch: Batch, step: int = 0) -> dict[str, tuple[float, float, float]]:
+    """edge -> (its value, its weight, the norm of its weighted gradient on its student) at a step."""
+    device = next(system.parameters()).device
+    references = frozen(batch.image.to(device), system.listened_to(step))
+    found: dict[str, tuple[float, float, float]] = {}
+    result = system(batch, references, step)
+    learning = [p for p in system.parameters() if p.requires_grad]
+    for number, (name, value) in enumerate(result.losses.items(), 1):
+        weight = system.edge(name).weight_at(step)
+        more = number < len(result.losses)
+        gradients = torch.autograd.grad(weight * value, learning, retain_graph=more, allow_unused=True)
+        norm = torch.stack([g.float().norm() for g in gradients if g is not None]).norm()
+        found[name] = (float(value.detach()), weight, float(norm))
+    return found
+
+
+def _edges(system: System, frozen: Frozen, batch: Batch) -> Table:
+    rows = [
+        [name, str(system.edge(name).student), str(system.edge(name).target), value, weight, norm]
+        for name, (value, weight, norm) in gradient_norms(system, frozen, batch).items()
+    ]
+    return Table(["edge", "student", "target", "first value", "weight", "gradient norm"], rows)
+
+
+def require_effect(assembly: Assembly, batch: Batch) -> None:
+    """An edge that acts in the first step and moves nothing is a mistake; moving averages still equal their student."""
+    system = assembly.system
+    for name, (_, weight, norm) in gradient_norms(system, assembly.frozen, batch).items():
+        edge = system.edge(name)
+        silent = edge.target.node in assembly.frozen.following
+        if edge.target.node == LABELS:
+            silent = not bool((edge.mask(batch) & (batch.labels != 255)).any())
+        if norm == 0 and weight > 0 and not silent:
+            raise Mistake(f"losses.{name}: its gradient is exactly zero in the first step; it would teach nothing")
+
+
+def _models(assembly: Assembly, crop: tuple[int, int]) -> Table:
+    rows: list[list[str | int | float | None]] = []
+    for name, model in {**assembly.system.models, **assembly.frozen.models}.items():
+        spec = assembly.recipe.models[name]
+        role = f"follows {spec.follows}" if spec.follows else "frozen" if spec.frozen else "learns"
+        rows.append([name, spec.kind, role, parameters(model), gmac(model, crop)])
+    return Table(["model", "kind", "role", "parameters", f"GMAC at {crop[0]}×{crop[1]}"], rows)
+
+
+def _stages(assembly: Assembly, crop: tuple[int, int]) -> Table:
+    rows: list[list[str | int | float | None]] = []
+    for name, model in (assembly.models() | {n: m for n, m in assembly.frozen.models.items()}).items():
+        for stage, (channels, stride) in model.stages.items():  # pyright: ignore[reportGeneralTypeIssues]
+            rows.append([f"{name}.{stage}", f"{channels}×{-(-crop[0] // stride)}×{-(-crop[1] // stride)}", stride])
+    return Table(["stage", "shape", "stride"], rows)
+
+
+def _resident_peak() -> int:
+    """Bytes; Linux counts in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,58 @@
+"""How good each model is: the confusion matrix of a whole split, every image once on however many processes."""
+
+from collections.abc import Mapping
+from typing import final
+
+import torch.distributed as dist
+
+from segdistill.datasets import Dataset
+from segdistill.metrics.confusion import Confusion
+from segdistill.models import Model
+from segdistill.predict import predict
+from segdistill.probes import Probe
+from segdistill.types import ClassTable, Findings, Table
+
+
+@final
+class Measure(Probe):
+    """`<model>/mean_iou`, `/frequency_weighted_iou`, `/pixel_accuracy` (fractions) and a table per class."""
+
+    everywhere = True
+
+    def __init__(self, *, classes: ClassTable, input_size: tuple[int, int] | None) -> None:
+        self.classes, self.size = classes, input_size
+
+    def __call__(self, models: Mapping[str, Model], dataset: Dataset) -> Findings:
+        numbers: dict[str, float] = {}
+        tables: dict[str, Table] = {}
+        totals = self.count(models, dataset)
+        for name, total in totals.items():
+            result = total.result()
+            for key in ("mean_iou", "frequency_weighted_iou", "pixel_accuracy"):
+                value = result[key]
+                assert isinstance(value, float)
+                numbers[f"{name}/{key}"] = value
+            columns = [result["iou"], result["accuracy"], result["frequency"]]
+            rows = [
+                [label, *(None if value != value else value for value in values)]
+                for label, *values in zip(self.classes.names, *columns, strict=True)
+            ]
+            tables[name] = Table(["class", "iou", "accuracy", "frequency"], rows)
+            numbers[f"{name}/absent_classes"] = float(sum(row[1] is None for row in rows))
+        return Findings(numbers, {}, tables)
+
+    def count(self, models: Mapping[str, Model], dataset: Dataset) -> dict[str, Confusion]:
+        """One confusion matrix per model, summed over all processes; rank r of n takes every n-th image."""
+        parallel = dist.is_initialized()
+        rank, ranks = (dist.get_rank(), dist.get_world_size()) if parallel else (0, 1)
+        counts = {name: Confusion(num_classes=len(self.classes.names)) for name in models}
+        for index in range(rank, len(dataset), ranks):
+            sample = dataset[index]
+            for name, model in models.items():
+                logits = predict(model, sample.image, self.size)
+                counts[name].update(logits[None], sample.labels.to(logits.device).long()[None])
+        if ranks == 1:
+            return counts
+        everybody: list[dict[str, Confusion]] = [{}] * ranks
+        dist.all_gather_object(everybody, counts)
+        return {name: sum((c[name] for c in everybody[1:]), everybody[0][name]) for name in models}

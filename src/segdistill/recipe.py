@@ -1,0 +1,266 @@
+"""The Recipe schema: read YAML, apply `--set a.b=c`, freeze, dump. Imports no torch, so that a mistake is told at once."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, final
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from segdistill.mistakes import Mistake, nearest, one_of
+from segdistill.parts import explain
+
+LABELS = "labels"
+"""The node that holds the ground truth."""
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _PartSpec(_Spec):
+    """A place that names a part: what the schema does not know is the part's own and is checked by its signature."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+@final
+class AugmentSpec(_Spec):
+    """What a training crop goes through, drawn from (seed, epoch, index)."""
+
+    scale: tuple[float, float] = (0.5, 2.0)
+    """Range of the random scale, log-uniform, relative to `size`."""
+    flip: bool = True
+    """Mirror left and right with probability one half."""
+    jitter: float = Field(default=0.3, ge=0, lt=1)
+    """Strength of the random brightness, contrast and saturation."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "AugmentSpec":
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError("scale needs 0 < low <= high")
+        return self
+
+
+@final
+class DataSpec(_PartSpec):
+    """A dataset (`kind` and its own parameters) and how it is fed."""
+
+    kind: str
+    batch: int = Field(default=8, gt=0)
+    """Images per step, over all processes."""
+    size: tuple[int, int] | None = None
+    """[height, width] that images are resized to for the network; labels keep their size. Default: as they are."""
+    crop: tuple[int, int] | None = None
+    """[height, width] of a training crop. Default: `size`, or what the first image measures."""
+    augment: AugmentSpec = AugmentSpec()
+    workers: int = Field(default=0, ge=0)
+    cache: bool = False
+    """Keep the decoded images in memory; for small sets."""
+    train: str = "train"
+    validate_on: str = "val"
+
+
+@final
+class ModelSpec(_PartSpec):
+    """A node. `weights` names a run (its architecture is taken too) or a file; `follows` makes it a moving average."""
+
+    kind: str | None = None
+    weights: str | None = None
+    frozen: bool = False
+    follows: str | None = None
+    decay: float = Field(default=0.999, ge=0, le=1)
+
+
+@final
+class LossSpec(_PartSpec):
+    """An edge: student ← target."""
+
+    kind: str | None = None
+    student: str
+    target: str = LABELS
+    weight: float = Field(default=1.0, ge=0)
+    ramp: int = Field(default=0, ge=0)
+    """Steps over which the weight rises from 0."""
+    distill_on: Literal["all", "real", "labelled"] = "real"
+    """The pixels that count: all, those that are not padding, or those with a label."""
+
+
+@final
+class PhaseSpec(_Spec):
+    """Which edges act, for so many steps or epochs; phases follow each other in a ring."""
+
+    steps: int | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
+    losses: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "PhaseSpec":
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("a phase has either steps or epochs")
+        return self
+
+
+@final
+class OptimSpec(_Spec):
+    kind: Literal["adamw", "sgd"] = "adamw"
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=1e-2, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """SGD's momentum, AdamW's first beta."""
+    schedule: Literal["poly", "cosine", "constant"] = "poly"
+    power: float = 0.9
+    """Of the poly schedule."""
+    warmup: int = Field(default=0, ge=0)
+    clip: float | None = Field(default=None, gt=0)
+    """Largest norm of the whole gradient."""
+    accumulate: int = Field(default=1, gt=0)
+    """Batches per update."""
+
+
+@final
+class ProbeSpec(_PartSpec):
+    every: int = Field(default=0, ge=0)
+    """Steps between two looks; 0: only at the end."""
+
+
+@final
+class CheckpointSpec(_Spec):
+    every: int = Field(default=1000, gt=0)
+    keep: int = Field(default=2, gt=0)
+
+
+@final
+class LogSpec(_Spec):
+    every: int = Field(default=20, gt=0)
+    wandb: Literal["auto", "offline", "online", "off"] = "auto"
+    """auto: offline where wandb is installed."""
+
+    @field_validator("wandb", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML reads a bare `off` as false
+
+
+@final
+class Recipe(_Spec):
+    """A run as a graph: models are nodes, losses are edges, labels are a node."""
+
+    data: DataSpec
+    models: dict[str, ModelSpec] = Field(min_length=1)
+    losses: dict[str, LossSpec] = Field(min_length=1)
+    phases: tuple[PhaseSpec, ...] = ()
+    optim: OptimSpec = OptimSpec()
+    steps: int = Field(gt=0)
+    seed: int = Field(default=0, ge=0)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    probes: dict[str, ProbeSpec] = {"measure": ProbeSpec()}
+    checkpoint: CheckpointSpec = CheckpointSpec()
+    log: LogSpec = LogSpec()
+
+    def trained(self) -> list[str]:
+        """The models that learn from labels or from others."""
+        return [name for name, spec in self.models.items() if not spec.frozen and spec.follows is None]
+
+    @model_validator(mode="after")
+    def _graph(self) -> "Recipe":
+        nodes = list(self.models)
+        if LABELS in nodes or any("." in name for name in nodes):
+            raise ValueError(f"models: a model's name may not be '{LABELS}' nor hold a dot")
+        for name, model in self.models.items():
+            if model.follows is not None and (model.follows not in self.trained()):
+                found = nearest(model.follows, self.trained())
+                raise ValueError(f"models.{name}.follows: '{model.follows}' is no model that learns{found}")
+            if model.kind is None and model.weights is None and model.follows is None:
+                raise ValueError(f"models.{name}: needs a kind (an architecture) or weights (a run)")
+            if model.frozen and model.weights is None and model.follows is None:
+                raise ValueError(f"models.{name}: a frozen model needs weights, or it would teach noise")
+        for name, loss in self.losses.items():
+            for end, accepted in (("student", self.trained()), ("target", [*nodes, LABELS])):
+                node = getattr(loss, end).split(".")[0]
+                if node not in accepted:
+                    raise ValueError(
+                        f"losses.{name}.{end}: there is no {'model that learns' if end == 'student' else 'node'} "
+                        f"'{node}'; there is {one_of(accepted)}{nearest(node, accepted)}"
+                    )
+        for index, phase in enumerate(self.phases):
+            for loss in phase.losses:
+                if loss not in self.losses:
+                    raise ValueError(f"phases.{index}.losses: there is no loss '{loss}'{nearest(loss, self.losses)}")
+        idle = [name for name in self.trained() if all(e.student.split(".")[0] != name for e in self.losses.values())]
+        if idle:
+            raise ValueError(f"models.{idle[0]}: learns from nothing; no loss has it as its student (frozen: true?)")
+        return self
+
+
+def read(path: Path | str, settings: Sequence[str] = ()) -> Recipe:
+    """The recipe in a YAML file, with `a.b=c` overrides applied.
+
+    Raises:
+        Mistake: no such file, no YAML, or a recipe that says something we do not understand.
+    """
+    file = Path(path)
+    if not file.is_file():
+        beside = sorted(str(p) for p in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
+        raise Mistake(f"{file}: no such recipe{nearest(str(file), beside)}")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise Mistake(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise Mistake(f"{file}: a recipe is a mapping with {one_of(Recipe.model_fields)}")
+    return parse(override(content, settings))
+
+
+def parse(content: Mapping[str, Any]) -> Recipe:
+    """The recipe that a mapping says."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        known = {name for spec in _specs() for name in spec.model_fields}
+        raise Mistake(explain(error, known=known)) from error
+
+
+def override(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """`a.b=c` set in a copy; values are YAML."""
+    copy: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(content)))
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise Mistake(f"--set {setting}: expected KEY=VALUE, as in data.batch=4")
+        *path, last = key.split(".")
+        place: Any = copy
+        try:
+            for name in path:
+                place = place[int(name)] if isinstance(place, list) else place.setdefault(name, {})
+            place[int(last) if isinstance(place, list) else last] = yaml.safe_load(value)
+        except (AttributeError, TypeError, ValueError, IndexError) as error:
+            raise Mistake(f"--set {key}: the recipe has no such place") from error
+        except yaml.YAMLError as error:
+            raise Mistake(f"--set {key}: {value!r} is not YAML") from error
+    return copy
+
+
+def dump(recipe: Recipe) -> str:
+    """YAML that `read` gives back unchanged."""
+    return yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False)
+
+
+def differences(old: Recipe, new: Recipe) -> dict[str, tuple[object, object]]:
+    """Dotted key -> (old value, new value), where two recipes differ."""
+    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    return {k: (before.get(k), after.get(k)) for k in sorted({*before, *after}) if before.get(k) != after.get(k)}
+
+
+def _flat(content: object, prefix: str = "") -> dict[str, object]:
+    if isinstance(content, dict) and content:
+        return {k: v for name, value in content.items() for k, v in _flat(value, f"{prefix}{name}.").items()}
+    return {prefix.rstrip("."): content}
+
+
+def _specs() -> list[type[BaseModel]]:
+    return [Recipe, DataSpec, AugmentSpec, ModelSpec, LossSpec, PhaseSpec, OptimSpec, ProbeSpec, CheckpointSpec, LogSpec]

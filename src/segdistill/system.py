@@ -1,0 +1,177 @@
+"""The graph at work: `System` holds what learns (models and edges), `Frozen` what teaches and never learns."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple, Protocol, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from segdistill.data import as_float
+from segdistill.losses import Loss
+from segdistill.recipe import LABELS
+from segdistill.types import IGNORE, Batch, Step
+
+Stages = Mapping[str, Tensor]
+"""What one model says: stage name -> tensor."""
+
+
+class Tap(NamedTuple):
+    """A stage of a node; the labels have none."""
+
+    node: str
+    stage: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.node}.{self.stage}" if self.stage else self.node
+
+
+class Phase(NamedTuple):
+    """Edges that act together for so many steps."""
+
+    steps: int
+    edges: frozenset[str]
+
+
+@final
+class Edge(nn.Module):
+    """student ← target: brings both ends to one shape, makes the mask, detaches the target, weighs the loss."""
+
+    def __init__(
+        self, loss: Loss, student: Tap, target: Tap, *, weight: float, ramp: int, distill_on: str, adapter: nn.Module
+    ) -> None:
+        super().__init__()
+        self.loss, self.student, self.target, self.adapter = loss, student, target, adapter
+        self.weight, self.ramp, self.distill_on = weight, ramp, distill_on
+
+    def weight_at(self, step: int) -> float:
+        return self.weight * min(1.0, (step + 1) / self.ramp) if self.ramp else self.weight
+
+    def forward(self, student: Tensor, target: Tensor, batch: Batch) -> Tensor:
+        target = target.detach()
+        device = student.device.type
+        with torch.autocast(device, enabled=False):
+            if student.dtype in (torch.float16, torch.bfloat16):
+                student = student.float()
+            student = self.adapter(student)
+            if self.target.node == LABELS:
+                student = _resize(student, target.shape[-2:])
+            elif self.student.stage == "logits":
+                target = _resize(target, student.shape[-2:])
+            else:
+                student = _resize(student, target.shape[-2:])
+            return self.loss(student, target, batch.labels, self.mask(batch))
+
+    def mask(self, batch: Batch) -> Tensor:
+        """The pixels that count, [b, H, W]."""
+        if self.distill_on == "labelled":
+            return batch.labels != IGNORE
+        return torch.ones_like(batch.pad) if self.distill_on == "all" else ~batch.pad
+
+
+def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    return x if x.shape[-2:] == torch.Size(size) else F.interpolate(x, tuple(size), mode="bilinear")
+
+
+@final
+class System(nn.Module):
+    """Trainable models and edges: what is wrapped for several processes, optimised and checkpointed."""
+
+    def __init__(self, models: Mapping[str, nn.Module], edges: Mapping[str, Edge], phases: Sequence[Phase]) -> None:
+        super().__init__()
+        self.models = nn.ModuleDict(models)
+        self.edges = nn.ModuleDict(edges)
+        self.phases = tuple(phases)
+
+    def acting(self, step: int) -> list[str]:
+        """The edges that act in this step: a pure function of the step."""
+        names = list(self.edges)
+        if self.phases:
+            offset = step % sum(phase.steps for phase in self.phases)
+            for phase in self.phases:
+                if offset < phase.steps:
+                    return [name for name in names if name in phase.edges]
+                offset -= phase.steps
+        return names
+
+    def edge(self, name: str) -> Edge:
+        edge = self.edges[name]
+        assert isinstance(edge, Edge)
+        return edge
+
+    def listened_to(self, step: int) -> set[str]:
+        """The nodes that somebody learns from in this step."""
+        return {self.edge(name).target.node for name in self.acting(step)} - {LABELS}
+
+    def forward(self, batch: Batch, references: Mapping[str, Stages], step: int) -> Step:
+        """One look at a batch; a model that only teaches in this step is not moved by it, BatchNorm included."""
+        acting = self.acting(step)
+        learners = {self.edge(name).student.node for name in acting}
+        said = dict(references)
+        image = as_float(batch.image)
+        for name, model in self.models.items():
+            if name in learners:
+                said[name] = model.train(self.training)(image)
+            elif name in self.listened_to(step):
+                with torch.no_grad():
+                    said[name] = model.eval()(image)
+        losses: dict[str, Tensor] = {}
+        total = torch.zeros((), device=image.device)
+        for name in acting:
+            edge = self.edge(name)
+            target = batch.labels if edge.target.node == LABELS else said[edge.target.node][edge.target.stage]
+            value = edge(said[edge.student.node][edge.student.stage], target, batch)
+            losses[name] = value
+            total = total + edge.weight_at(step) * value
+        return Step(total, losses)
+
+
+class Following(NamedTuple):
+    """A model that is the moving average of another's weights."""
+
+    model: str
+    decay: float
+
+
+@final
+class Frozen:
+    """Teachers and moving averages: no Module, so no optimiser, state_dict, train() or DDP can reach them."""
+
+    def __init__(self, models: Mapping[str, nn.Module], following: Mapping[str, Following]) -> None:
+        self.models = dict(models)
+        self.following = dict(following)
+        for model in self.models.values():
+            model.eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, image: Float[Tensor, "b 3 H W"], wanted: Collection[str]) -> dict[str, Stages]:
+        """What each wanted model says of uint8 images; {} when nobody teaches."""
+        speaking = {name: model for name, model in self.models.items() if name in wanted}
+        if not speaking:
+            return {}
+        seen = as_float(image)
+        return {name: model(seen) for name, model in speaking.items()}
+
+    @torch.no_grad()
+    def follow(self, models: Mapping[str, nn.Module], step: int) -> None:
+        """average ← d·average + (1 − d)·followed, d = min(decay, (1 + step) / (10 + step)); counters are copied."""
+        for name, following in self.following.items():
+            decay = min(following.decay, (1 + step) / (10 + step))
+            theirs = models[following.model].state_dict()
+            for key, mine in self.models[name].state_dict().items():
+                if mine.is_floating_point():
+                    mine.lerp_(theirs[key].to(mine.dtype), 1 - decay)
+                else:
+                    mine.copy_(theirs[key])
+
+    def to(self, device: torch.device) -> "Frozen":
+        for model in self.models.values():
+            model.to(device)
+        return self
+
+
+class Caller(Protocol):
+    """A System, or the wrapper of one for several processes."""
+
+    def __call__(self, batch: Batch, references: Mapping[str, Stages], step: int) -> Step: ...
