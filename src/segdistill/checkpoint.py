@@ -75,7 +75,7 @@ def read_card(path: Path) -> Card:
     said = json.loads(metadata["segdistill"])
     classes = ClassTable(tuple(said["classes"]["names"]), tuple(tuple(c) for c in said["classes"]["colours"]))
     size = tuple(said["size"]) if said["size"] else None
-    return Card(**{**said, "classes": classes, "size": size})
+    return Card(said["kind"], said["parameters"], classes, size, said["step"], said["numbers"])
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

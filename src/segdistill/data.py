@@ -1,4 +1,4 @@
-"""From a dataset to batches: caching, augmentation, order. Every random choice is a pure function of (seed, epoch, index).
+"""From a dataset to batches: caching, augmentation, order. Every random choice is a function of (seed, epoch, index).
 
 The order of samples and what happens to them depend neither on workers nor on ranks nor on when a run was interrupted.
 """
@@ -73,7 +73,7 @@ def _all(read: Callable[[int], T], count: int, what: str) -> list[T]:
 
 @final
 class Order(Sampler[list[Place]]):
-    """The batches of one rank from step `start` on, without end: epoch after epoch, each a permutation by (seed, epoch).
+    """The batches of one rank from step `start` on, without end: every epoch a permutation drawn by (seed, epoch).
 
     A global batch is `batch` consecutive places; rank r of n takes every n-th of them, so the ranks together see what
     one process would.
@@ -115,7 +115,7 @@ class Augmented(TorchDataset[Crop]):
 def augment(
     sample: Sample, size: tuple[int, int] | None, crop: tuple[int, int], spec: AugmentSpec, random: np.random.Generator
 ) -> Crop:
-    """Scale, crop, flip and jitter; the image is resized only where the crop lies. Padding is black, void and marked."""
+    """Scale, crop, flip and jitter; the image is resized only where the crop lies. Padding is marked."""
     height, width = sample.labels.shape
     base = size or (height, width)
     scale = float(np.exp(random.uniform(*np.log(spec.scale))))

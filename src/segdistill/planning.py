@@ -10,6 +10,7 @@ import torch
 from segdistill.assemble import Assembly, assemble
 from segdistill.data import crop_size, training_batches
 from segdistill.mistakes import Mistake
+from segdistill.models import Model
 from segdistill.optim import optimiser
 from segdistill.probes.speed import gmac, parameters
 from segdistill.recipe import LABELS, Recipe, read
@@ -42,7 +43,13 @@ def plan(recipe: Recipe | Path | str, settings: tuple[str, ...] = (), steps: int
     system, frozen = assembly.system.to(device), assembly.frozen.to(device)
     images = micro_batch(recipe)
     batches = training_batches(
-        assembly.train, recipe.data.model_copy(update={"workers": 0}), recipe.seed, start=0, batch=images, rank=0, ranks=1
+        assembly.train,
+        recipe.data.model_copy(update={"workers": 0}),
+        recipe.seed,
+        start=0,
+        batch=images,
+        rank=0,
+        ranks=1,
     )
     crop = crop_size(assembly.train, recipe.data)
     with accelerator.autocast():
@@ -74,7 +81,9 @@ def plan(recipe: Recipe | Path | str, settings: tuple[str, ...] = (), steps: int
     return Plan(_models(assembly, crop), _stages(assembly, crop), edges, assembly.connections, numbers)
 
 
-def gradient_norms(system: System, frozen: Frozen, batch: Batch, step: int = 0) -> dict[str, tuple[float, float, float]]:
+def gradient_norms(
+    system: System, frozen: Frozen, batch: Batch, step: int = 0
+) -> dict[str, tuple[float, float, float]]:
     """edge -> (its value, its weight, the norm of its weighted gradient on its student) at a step."""
     device = next(system.parameters()).device
     references = frozen(batch.image.to(device), system.listened_to(step))
@@ -84,8 +93,8 @@ def gradient_norms(system: System, frozen: Frozen, batch: Batch, step: int = 0) 
     for number, (name, value) in enumerate(result.losses.items(), 1):
         weight = system.edge(name).weight_at(step)
         more = number < len(result.losses)
-        gradients = torch.autograd.grad(weight * value, learning, retain_graph=more, allow_unused=True)
-        norm = torch.stack([g.float().norm() for g in gradients if g is not None]).norm()
+        gradients = torch.autograd.grad(weight * value, learning, retain_graph=more, materialize_grads=True)
+        norm = torch.stack([g.float().norm() for g in gradients]).norm()
         found[name] = (float(value.detach()), weight, float(norm))
     return found
 
@@ -121,8 +130,9 @@ def _models(assembly: Assembly, crop: tuple[int, int]) -> Table:
 
 def _stages(assembly: Assembly, crop: tuple[int, int]) -> Table:
     rows: list[list[str | int | float | None]] = []
-    for name, model in (assembly.models() | {n: m for n, m in assembly.frozen.models.items()}).items():
-        for stage, (channels, stride) in model.stages.items():  # pyright: ignore[reportGeneralTypeIssues]
+    for name, model in {**assembly.system.models, **assembly.frozen.models}.items():
+        assert isinstance(model, Model)
+        for stage, (channels, stride) in model.stages.items():
             rows.append([f"{name}.{stage}", f"{channels}×{-(-crop[0] // stride)}×{-(-crop[1] // stride)}", stride])
     return Table(["stage", "shape", "stride"], rows)
 

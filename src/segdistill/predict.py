@@ -10,9 +10,7 @@ from segdistill.models import Model
 
 
 @torch.no_grad()
-def predict(
-    model: Model, image: UInt8[Tensor, "3 H W"], size: tuple[int, int] | None = None
-) -> Float[Tensor, "k H W"]:
+def predict(model: Model, image: UInt8[Tensor, "3 H W"], size: tuple[int, int] | None = None) -> Float[Tensor, "k H W"]:
     """Logits of every pixel; the network sees the image at `size` and its logits are enlarged again (never the labels).
 
     The model is used as it is: call `.eval()` first.

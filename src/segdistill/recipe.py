@@ -1,4 +1,4 @@
-"""The Recipe schema: read YAML, apply `--set a.b=c`, freeze, dump. Imports no torch, so that a mistake is told at once."""
+"""The Recipe schema: read YAML, apply `--set a.b=c`, freeze, dump. No torch, so that a mistake is told at once."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -263,4 +263,15 @@ def _flat(content: object, prefix: str = "") -> dict[str, object]:
 
 
 def _specs() -> list[type[BaseModel]]:
-    return [Recipe, DataSpec, AugmentSpec, ModelSpec, LossSpec, PhaseSpec, OptimSpec, ProbeSpec, CheckpointSpec, LogSpec]
+    return [
+        Recipe,
+        DataSpec,
+        AugmentSpec,
+        ModelSpec,
+        LossSpec,
+        PhaseSpec,
+        OptimSpec,
+        ProbeSpec,
+        CheckpointSpec,
+        LogSpec,
+    ]

@@ -228,7 +228,8 @@ class _View:
     def show(self, step: int, numbers: Mapping[str, float]) -> None:
         now = time.monotonic()
         self._step = step
-        self._losses |= {name: value for name, value in numbers.items() if name == "loss" or name.startswith("loss/")}
+        losses = {name: value for name, value in numbers.items() if name == "loss" or name.startswith("loss/")}
+        self._losses = self._losses | losses  # a new one: the thread that redraws may be reading the old one
         self.remember(step, numbers)
         self._marks.append((now, step))
         while len(self._marks) > 2 and now - self._marks[1][0] > SECONDS_OF_RATE:
@@ -239,11 +240,14 @@ class _View:
 
     def remember(self, step: int, numbers: Mapping[str, float]) -> None:
         """Keep the newest mIoU of every model."""
-        for name, value in numbers.items():
-            probe, _, rest = name.partition("/")
-            if probe == "measure" and rest.endswith("/mean_iou"):
-                self._mean_ious[rest.removesuffix("/mean_iou")] = value
-                self._measured_at = step
+        found = {
+            name.removeprefix("measure/").removesuffix("/mean_iou"): value
+            for name, value in numbers.items()
+            if name.startswith("measure/") and name.endswith("/mean_iou")
+        }
+        if found:
+            self._mean_ious = self._mean_ious | found
+            self._measured_at = step
 
     def __rich__(self) -> Group:
         bar = Grid.grid(padding=(0, 1), expand=True)

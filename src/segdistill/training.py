@@ -96,7 +96,8 @@ def accelerate(recipe: Recipe) -> Accelerator:
         raise Mistake("precision: fp16 needs a CUDA device (on a CPU it would be ignored); use bf16 or fp32")
     unused = DistributedDataParallelKwargs(find_unused_parameters=_may_rest(recipe))
     precision = "no" if recipe.precision == "fp32" else recipe.precision
-    AcceleratorState._reset_state()  # it remembers the precision of the process's first run, and refuses another
+    # It remembers the precision of the process's first run and refuses another.
+    AcceleratorState._reset_state()  # pyright: ignore[reportPrivateUsage]
     accelerator = Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[unused])
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     if asked != accelerator.num_processes:
@@ -106,13 +107,15 @@ def accelerate(recipe: Recipe) -> Accelerator:
 
 def _may_rest(recipe: Recipe) -> bool:
     """Whether some parameters get no gradient in some steps: phases, or no edge at a model's last stage."""
-    at_logits = {e.student.split(".")[0] for e in recipe.losses.values() if e.student.partition(".")[2] in ("", "logits")}
+    at_logits = {
+        e.student.split(".")[0] for e in recipe.losses.values() if e.student.partition(".")[2] in ("", "logits")
+    }
     return bool(recipe.phases) or not set(recipe.trained()) <= at_logits
 
 
 def _open(directory: Run, assembly: Assembly, resume: bool, allow_change: Sequence[str]) -> None:
     """Start the run directory, or see that the one that is resumed is of the same recipe, data and teachers."""
-    info = {**provenance(assembly.recipe.seed), "fingerprints": dict(assembly.fingerprints), "warnings": []}
+    info: dict[str, Any] = {**provenance(assembly.recipe.seed), "fingerprints": dict(assembly.fingerprints)}
     if resume and directory.exists():
         old = read(directory.recipe_file)
         changed = differences(house.resolve(old), assembly.recipe)
@@ -127,7 +130,7 @@ def _open(directory: Run, assembly: Assembly, resume: bool, allow_change: Sequen
                     f"teacher; --allow-change fingerprints.{name} permits it"
                 )
         info = {**directory.info(), "fingerprints": info["fingerprints"]}
-        info.setdefault("resumed", []).append(provenance(assembly.recipe.seed)["date"])
+        info["resumed"] = [*info.get("resumed", []), provenance(assembly.recipe.seed)["date"]]
     directory.path.mkdir(parents=True, exist_ok=True)
     write_json(directory.info_file, info)
     write_text(directory.recipe_file, dump(assembly.recipe))
@@ -250,8 +253,7 @@ class Work:
 
     def save(self, step: int) -> None:
         if self.accelerator.is_main_process:
-            inner = self.optimizer.optimizer if hasattr(self.optimizer, "optimizer") else self.optimizer
-            tensors, facts = optimiser_state(inner)
+            tensors, facts = optimiser_state(self.optimizer)
             named = {f"system/{k}": v for k, v in self.system.state_dict().items()}
             for name in self.frozen.following:
                 named |= {f"follow/{name}/{k}": v for k, v in self.frozen.models[name].state_dict().items()}

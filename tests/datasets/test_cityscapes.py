@@ -123,6 +123,8 @@ def test_test_images_are_all_void(root: Path) -> None:
     assert sample.image.tolist() == [[[7] * 3] * 2] * 3  # grey became RGB
     save(label_file(root, split="test"), np.array([[0, 1, 2], [3, 3, 1]], np.uint8))  # as shipped
     assert Cityscapes(root, split="test")[0].labels.tolist() == [[255] * 3] * 2
+    save(label_file(root, split="test"), np.full((2, 3), 26, np.uint8))  # whoever has real ones
+    assert Cityscapes(root, split="test")[0].labels.tolist() == [[13] * 3] * 2
 
 
 def test_palette_and_16_bit_labels_are_read_as_ids(root: Path) -> None:

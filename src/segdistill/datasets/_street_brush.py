@@ -1,6 +1,7 @@
 """A brush that paints colours and labels in one stroke, in perspective, through haze."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from PIL import Image, ImageDraw
 
@@ -26,6 +27,16 @@ CIRCLE: Sequence[Spot] = (
 )  # fmt: skip
 
 
+class Glow(NamedTuple):
+    """A lamp that shines into the lens: where on the canvas, how large, and what was painted there."""
+
+    x: float
+    y: float
+    radius: float
+    tint: Tint
+    pixel: object
+
+
 class Brush:
     """Paints on `canvas`, an RGBA image whose alpha channel holds the labels."""
 
@@ -33,7 +44,7 @@ class Brush:
         self.canvas = canvas
         self.width, self.height = canvas.size
         self.light = light
-        self.glows: list[tuple[Spot, float, Tint]] = []
+        self._glows: list[Glow] = []
         self.horizon = lens.horizon * self.height
         self._bend = lens.bend
         self._eye = lens.height_metres
@@ -108,5 +119,11 @@ class Brush:
         self.canvas.paste(piece, (left, top))
 
     def glow(self, centre: Spot, radius: float, tint: Tint) -> None:
-        """Remember a lamp that shines into the lens."""
-        self.glows.append((centre, radius, tint))
+        """Remember a lamp that shines into the lens, if nothing is painted over it later."""
+        place = int(centre[0]), int(centre[1])
+        if 0 <= place[0] < self.width and 0 <= place[1] < self.height:
+            self._glows.append(Glow(*centre, radius, tint, self.canvas.getpixel(place)))
+
+    def glows(self) -> list[Glow]:
+        """The lamps that nothing hides."""
+        return [glow for glow in self._glows if self.canvas.getpixel((int(glow.x), int(glow.y))) == glow.pixel]

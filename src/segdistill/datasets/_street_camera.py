@@ -72,18 +72,18 @@ def expose(image: np.ndarray, light: Light, brush: Brush, fields: list[np.ndarra
     gain = light.exposure * (1 - light.vignette * 0.5 * (rows * rows + columns * columns))
     image = image * (gain[:, :, None] * np.asarray(light.cast, np.float32))
     image = (image - 110) * light.contrast + 110 if not light.night else image
-    for (u, v), radius, tint in brush.glows:
-        x, y = u / brush.width * 2 - 1, v / brush.height * 2 - 1
-        reach = max(radius / brush.width, 0.004) * 2
+    for glow in brush.glows():
+        x, y = glow.x / brush.width * 2 - 1, glow.y / brush.height * 2 - 1
+        reach = max(glow.radius / brush.width, 0.004) * 2
         square = ((columns - x) / reach) ** 2 + ((rows - y) * (height / width) / reach) ** 2
-        image = image + (0.9 / (1 + square * square))[:, :, None] * np.asarray(tint, np.float32)
+        image = image + (0.9 / (1 + square * square))[:, :, None] * np.asarray(glow.tint, np.float32)
     if light.glare:
         top = brush.horizon / brush.height * 2 - 1.1
         square = (columns - (light.glare_place * 2 - 1)) ** 2 + ((rows - top) * 0.6) ** 2
         veil = (light.glare / (1 + square * 6))[:, :, None]
         image = image + veil * (np.asarray((255, 235, 200), np.float32) - image * 0.5)
     if light.rain:
-        image = image * 0.92 + 12 * fields[1][:, :, None]
+        image = image * 0.92 + 6 * fields[1][:, :, None]
     return image
 
 

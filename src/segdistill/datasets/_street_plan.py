@@ -154,7 +154,7 @@ def lay_out(seed: int) -> Plan:
     light = lay_light(dice)
     lens = lay_lens(dice)
     road = grey(dice, 70, 125)
-    tram = dice.chance(0.08)
+    tram = dice.chance(0.12)
     left = lay_side(dice, -1, dice.between(3.0, 9.0) + (3.0 if tram else 0.0))
     right = lay_side(dice, 1, dice.between(1.8, 5.5))
     near = dice.between(13, 45)
@@ -169,7 +169,7 @@ def lay_out(seed: int) -> Plan:
     things += lay_backdrop(dice)
     things += lay_traffic(dice, left, right, crossing)
     if tracks is not None:
-        z = dice.between(15, 48)
+        z = dice.between(18, 60)
         things.append(Thing("tram", tracks, z, z, dice.seed(), length=dice.between(14, 24)))
     things.sort(key=lambda thing: -thing.depth)
     bonnet = dice.between(0.03, 0.11) if dice.chance(0.65) else 0.0
@@ -216,7 +216,7 @@ def lay_light(dice: Dice) -> Light:
         visibility = dice.between(70, 200)
     if fog:
         visibility = dice.between(22, 45)
-    exposure = dice.between(0.35, 0.55) if night else dice.between(0.72, 1.18)
+    exposure = dice.between(0.5, 0.75) if night else dice.between(0.72, 1.18)
     return Light(
         night=night,
         left=1.0 + tilt,
@@ -235,18 +235,18 @@ def lay_light(dice: Dice) -> Light:
         glare_place=dice.between(0.25, 0.75),
         rain=dice.between(0.4, 1) if weather == "rain" and not snow else 0.0,
         snow=dice.between(0.4, 1) if snow else 0.0,
-        blur=dice.between(1.5, 4.5) if dice.chance(0.25) else 0.0,
+        blur=dice.between(1.0, 3.2) if dice.chance(0.25) else 0.0,
         noise=dice.between(1, 5) + (6 if night else 0),
     )
 
 
 def lay_side(dice: Dice, sign: int, kerb: float) -> Side:
-    pavement = Band(SIDEWALK, dice.between(1.8, 4.8), grey(dice, 90, 165))
+    pavement = Band(SIDEWALK, dice.between(2.0, 5.5), grey(dice, 90, 165))
     green, shade = dice.between(80, 130), dice.between(0.5, 1)
-    grass = Band(TERRAIN, dice.between(0.8, 2.5), (green * shade + dice.between(-5, 35), green, green * 0.5))
+    grass = Band(TERRAIN, dice.between(0.8, 3.0), (green * shade + dice.between(-5, 35), green, green * 0.5))
     parking = Band(IGNORE, 2.3, grey(dice, 80, 140))
     kinds = ([pavement], [pavement], [pavement], [grass, pavement], [pavement, grass], [parking, pavement])
-    behind = dice.pick((pavement, pavement, grass, Band(IGNORE, 0, grey(dice, 80, 140))))
+    behind = dice.pick((pavement, pavement, grass, grass, Band(IGNORE, 0, grey(dice, 80, 140))))
     return Side(sign, sign * kerb, dice.pick(kinds), behind)
 
 
@@ -263,9 +263,9 @@ def lay_frontage(dice: Dice, side: Side, crossing: Crossing | None) -> list[Thin
     z = dice.between(-8, 2)
     leafy = dice.between(0, 0.75)
     set_back = dice.between(0, 1.5) if dice.chance(0.7) else dice.between(2, 6)
-    tall = dice.between(9, 27)
+    tall = dice.between(10, 30)
     is_open = True
-    while z < 105:
+    while z < 95:
         length = dice.between(8, 22)
         if crossing and z < crossing.far and z + length > crossing.near - 2:
             if crossing.near - 2 - z > 4:
@@ -294,7 +294,7 @@ def lay_gap(dice: Dice, side: Side, z: float, length: float) -> list[Thing]:
     if front != "none":
         height = dice.between(0.9, 2.3)
         things.append(Thing(front, edge + side.sign * 0.3, z, end, dice.seed(), side.sign, length, height))
-    spacing = 4.5 if z < 50 else 8.0
+    spacing = 4.5 if z < 50 else 9.0
     for step in range(int(length / spacing) + 1):
         x = edge + side.sign * dice.between(2, 7)
         place = z + step * spacing + dice.between(0, 3)
@@ -325,7 +325,7 @@ def lay_furniture(dice: Dice, side: Side) -> list[Thing]:
 
     def put(kind: str, z: float, outward: float = 0.0, height: float = 0.0, length: float = 0.0) -> None:
         place = x + side.sign * outward
-        things.append(Thing(kind, place, z, z, dice.seed(), side.sign, length, height))
+        things.append(Thing(kind, place, z, z + length, dice.seed(), side.sign, length, height))
 
     spacing = dice.between(17, 34)
     for step in range(dice.whole(1, 3)):
@@ -350,7 +350,7 @@ def lay_furniture(dice: Dice, side: Side) -> list[Thing]:
         put("bin", dice.between(8, 30), dice.between(0.2, 1.5))
     for _ in range(dice.whole(0, 3) if dice.chance(0.5) else 0):
         put("bicycle", dice.between(6.5, 22), dice.between(0.3, 1.2))
-    if dice.chance(0.08):
+    if dice.chance(0.1):
         put("motorcycle", dice.between(7, 20), dice.between(-1.2, 0.8))
     if dice.chance(0.3):
         put("bush", dice.between(8, 40), dice.between(0.8, 2.0), dice.between(0.6, 1.4))
@@ -359,15 +359,14 @@ def lay_furniture(dice: Dice, side: Side) -> list[Thing]:
 
 def lay_parked(dice: Dice, side: Side, crossing: Crossing | None) -> list[Thing]:
     """A row of parked cars, with holes."""
-    if abs(side.kerb) < (3.6 if side.sign > 0 else 5.0) or not dice.chance(0.75):
+    if abs(side.kerb) < (3.6 if side.sign > 0 else 5.0) or not dice.chance(0.85):
         return []
     things: list[Thing] = []
     x, z = side.beside(-1.1), dice.between(5, 25)
-    for _ in range(dice.whole(1, 8)):
+    for _ in range(dice.whole(2, 9)):
         free = crossing is None or z + 5 < crossing.near or z > crossing.far
         if free and dice.chance(0.75):
-            kind = "truck" if dice.chance(0.006) else "car"
-            things.append(Thing(kind, x + dice.between(-0.15, 0.15), z, z, dice.seed(), dice.pick((side.sign, 1))))
+            things.append(Thing("car", x + dice.between(-0.15, 0.15), z, z, dice.seed(), dice.pick((side.sign, 1))))
         z += dice.between(5.2, 7)
     return things
 
@@ -376,7 +375,7 @@ def lay_people(dice: Dice, side: Side) -> list[Thing]:
     """People on the pavement, alone or in twos and threes."""
     things: list[Thing] = []
     wide = sum(band.width for band in side.bands)
-    for _ in range(dice.whole(0, 4) if dice.chance(0.85) else 0):
+    for _ in range(dice.whole(0, 5) if dice.chance(0.85) else 0):
         x, z = side.beside(dice.between(0.6, max(1.0, wide - 0.3))), dice.between(6, 32)
         for step in range(dice.pick((1, 1, 2, 2, 3))):
             things.append(Thing("person", x + step * 0.7, z + step * 0.2, z + step * 0.2, dice.seed()))
@@ -396,14 +395,16 @@ def lay_traffic(dice: Dice, left: Side, right: Side, crossing: Crossing | None) 
         z += dice.between(8, 25)
     z = dice.between(9, 40)
     for _ in range(dice.whole(0, 3) if left.kerb < -4.2 else 0):
-        put(moving(dice), max(left.kerb + (3.3 if left.kerb < -5 else 1.4), -3.4) + dice.between(-0.3, 0.3), z, -1)
+        put("car", max(left.kerb + (3.3 if left.kerb < -5 else 1.4), -3.4) + dice.between(-0.3, 0.3), z, -1)
         z += dice.between(7, 20)
     for _ in range(dice.whole(0, 2) if crossing else 0):
         assert crossing is not None
-        kind = dice.pick(
-            ("car", "car", "car", "car", "car", "bus", "truck", "cyclist", "person", "person", "person", "car")
-        )
+        kind = dice.pick(("car", "car", "car", "car", "car", "car", "cyclist", "person", "person", "person"))
         put(kind, dice.between(-14, 14), dice.between(crossing.near + 1, crossing.far - 1), dice.pick((-2, 2)))
+    for kind in ("truck", "bus"):
+        if dice.chance(0.15):
+            x, side = (dice.between(-0.5, 0.4), 1) if dice.chance(0.5) else (left.kerb + dice.between(1.4, 1.8), -1)
+            put(kind, x, dice.between(13, 50), side)
     if dice.chance(0.2):
         put("cyclist", right.beside(-0.7), dice.between(8, 28), 1)
     if dice.chance(0.08):
@@ -413,4 +414,3 @@ def lay_traffic(dice: Dice, left: Side, right: Side, crossing: Crossing | None) 
     if dice.chance(0.08):
         put("person", dice.between(left.kerb + 1, right.kerb - 0.5), dice.between(12, 35), 0)
     return things
-

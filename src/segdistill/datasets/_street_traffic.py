@@ -31,6 +31,8 @@ CLOTHES: tuple[Tint, ...] = (
 SKIN: tuple[Tint, ...] = ((205, 165, 140), (170, 125, 95), (110, 75, 55))
 GLASS: Tint = (52, 60, 68)
 RUBBER: Tint = (24, 24, 26)
+DETAIL = 10.0
+"""Canvas pixels per metre below which pillars, hubs and plates are not painted."""
 
 
 class Pose(NamedTuple):
@@ -132,6 +134,8 @@ def wheels(brush: Brush, pose: Pose, places: Sequence[float], radius: float, lab
     """Wheels on the side we see, and their tyres below the end we see."""
     for along in places:
         side_panel(brush, pose, [(along + radius * x, radius + radius * y) for x, y in CIRCLE], RUBBER, label)
+        if brush.scale(pose.z) < DETAIL:
+            continue
         hub = [(along + radius * 0.5 * x, radius + radius * 0.5 * y) for x, y in CIRCLE]
         side_panel(brush, pose, hub, (120, 120, 122), label)
     for front in (False, True):
@@ -158,7 +162,7 @@ def lights(brush: Brush, pose: Pose, low: float, high: float, label: int) -> Non
             along = pose.length if front else 0.0
             if night and pose.is_seen(along - pose.length / 2, 0):
                 centre = brush.spot(pose.point(along, sign * pose.half * 0.8, (low + high) / 2))
-                brush.glow(centre, (0.8 if front else 0.35) * brush.scale(pose.z), tint)
+                brush.glow(centre, (0.5 if front else 0.25) * brush.scale(pose.z), tint)
 
 
 def car(brush: Brush, thing: Thing, dice: Dice) -> None:
@@ -184,10 +188,12 @@ def car(brush: Brush, thing: Thing, dice: Dice) -> None:
         (front_belt[0] - front_lean * 0.15 - 0.1, belt),
     )
     side_panel(brush, pose, window, GLASS, CAR)
-    pillar = (body.rear_roof + body.front_roof) / 2 * size
-    side_panel(brush, pose, rectangle(pillar, belt, pillar + 0.1, top), tint, CAR)
     wheels(brush, pose, (0.19 * size, 0.81 * size), 0.33, CAR)
     lights(brush, pose, body.nose - 0.18, body.nose + 0.02, CAR)
+    if brush.scale(pose.z) < DETAIL:
+        return
+    pillar = (body.rear_roof + body.front_roof) / 2 * size
+    side_panel(brush, pose, rectangle(pillar, belt, pillar + 0.1, top), tint, CAR)
     for front in (False, True):
         end_panel(brush, pose, front, rectangle(-0.26, 0.45, 0.26, 0.57), (225, 225, 220), CAR)
 
@@ -373,7 +379,7 @@ def end_on(brush: Brush, figure: Figure, heavy: bool, frame: Ink, rubber: Ink) -
     u, v = figure.foot
     brush.box(u - half * figure.m, v - 0.66 * figure.m, u + half * figure.m - 1, v, rubber)
     if heavy:
-        torso(brush, figure, (0, 0.35), (0, 0.95), 0.36, frame)
+        torso(brush, figure, (0, 0.3), (0, 0.85), 0.62, frame)
     limb(brush, figure, ((0, 0.6), (0, 0.95)), 0.1, frame)
     limb(brush, figure, ((-0.3, 1.02), (0.3, 1.02)), 0.06, frame)
 

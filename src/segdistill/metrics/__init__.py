@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Self
 
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -15,7 +14,7 @@ class Metric(ABC):
     def update(self, logits: Float[Tensor, "b k H W"], labels: Int64[Tensor, "b H W"]) -> None: ...
 
     @abstractmethod
-    def __add__(self, other: Self) -> Self: ...
+    def __add__(self, other: "Metric") -> "Metric": ...
 
     @abstractmethod
     def result(self) -> Mapping[str, float | list[float]]: ...

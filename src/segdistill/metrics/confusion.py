@@ -1,11 +1,11 @@
 """The confusion matrix of a whole split, and what follows from it: IoU, accuracy, mIoU, frequency-weighted IoU.
 
 As the official Cityscapes evaluation (mcordts/cityscapesScripts): one int64 matrix over all images; pixels without a
-label count nowhere; classes absent from both labels and prediction are left out of the mean (and can be read off `iou`).
+label count nowhere; classes absent from both labels and prediction are left out of the mean; their `iou` is NaN.
 """
 
 from collections.abc import Mapping
-from typing import Self, final
+from typing import final
 
 import torch
 from jaxtyping import Float, Int64
@@ -34,8 +34,9 @@ class Confusion(Metric):
         counts = torch.bincount(cell.flatten(), minlength=k * k + 1)
         self.counts += counts[: k * k].view(k, k).to(self.counts.device)
 
-    def __add__(self, other: Self) -> Self:
-        total = type(self)(num_classes=self.num_classes)
+    def __add__(self, other: Metric) -> "Confusion":
+        assert isinstance(other, Confusion)
+        total = Confusion(num_classes=self.num_classes)
         total.counts = self.counts + other.counts
         return total
 

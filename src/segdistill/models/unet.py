@@ -1,7 +1,7 @@
 """UNet with named stages, Ronneberger, Fischer and Brox 2015, https://arxiv.org/abs/1505.04597.
 
 Differs from the paper: padded convolutions (the output is as large as the input), batch or group normalisation, any
-input size (padded inside by the mean colour at the right and bottom, cropped back), optional depthwise-separable blocks.
+input size (padded inside with the mean colour at the right and bottom, cropped back), optional separable blocks.
 """
 
 from collections.abc import Mapping

@@ -83,7 +83,7 @@ def _validation(groups: Sequence[Group]) -> Markup | None:
         for member in group.members
         if member.history()
     ]
-    return Markup(plot("validation", curves, "validation mIoU, %", (5.6, 3.0))) if curves else None
+    return Markup(plot("validation", curves, "validation mIoU, %", (5.0, 2.8))) if curves else None
 
 
 def _plots(readings: Sequence[Reading], groups: Sequence[Group], titles: dict[str, str]) -> list[tuple[str, Markup]]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import NamedTuple
 
 from segdistill.report.cast import Contender, Group, Reading
@@ -73,7 +74,7 @@ def provenance(reading: Reading) -> list[tuple[str, str]]:
     """What run.json tells, as (name, text)."""
     info = {key: value for key, value in reading.info.items() if key != "warnings"}
     if "seconds" in info:
-        info["seconds"] = f"{info['seconds']:,.0f}"
+        info["time"] = str(timedelta(seconds=round(info.pop("seconds"))))
     steps = f"{reading.last_step:,} of {reading.recipe.steps:,}"
     return [("steps", steps), *((key, _text(value)) for key, value in info.items())]
 
@@ -81,7 +82,7 @@ def provenance(reading: Reading) -> list[tuple[str, str]]:
 def _row(series: int, contender: Contender, groups: Sequence[Group]) -> Row:
     spec = contender.spec
     network = ", ".join([spec.kind or f"as in {spec.weights}", *(f"{k} {v}" for k, v in spec.parameters.items())])
-    history = contender.history()
+    history = [] if spec.frozen else contender.history()
     step, best = max(history, key=lambda point: point[1], default=(0, 0.0))
     return Row(
         series=series,
