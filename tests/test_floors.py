@@ -278,7 +278,7 @@ def test_a_right_house_stands(tmp_path: Path) -> None:
         "probes/__init__.py": "from segdistill.types import x",
         "probes/measure.py": f"import segdistill.probes\nfrom segdistill.data import x\n{PART}",
         "training.py": "from segdistill.probes import Probe\nfrom segdistill.recipe import x",
-        "report/__init__.py": "from segdistill.report.page import x",
+        "report/__init__.py": "from segdistill.reporting.page import x",
         "report/page.py": "from segdistill.training import x",
         "cli.py": "def f():\n    from segdistill.training import x",
         "__main__.py": "from segdistill.cli import main",

@@ -11,9 +11,9 @@ import pytest
 
 from segdistill import recipe as recipes
 from segdistill.mistakes import Mistake
-from segdistill.report import report
-from segdistill.report.cast import cast, read
-from segdistill.report.pictures import gallery
+from segdistill.reporting import report
+from segdistill.reporting.cast import cast, read
+from segdistill.reporting.pictures import gallery
 from segdistill.run import Run, append_json, write_json, write_text
 from segdistill.types import Findings, Picture, Table
 
@@ -281,7 +281,7 @@ def test_too_many_pictures_are_left_out_and_counted(tmp_path: Path, monkeypatch:
     noise = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
     images = {f"{key}{panel}": Picture(noise) for key in "abc" for panel in ("", "/image", "/labels", "/student")}
     run.write_findings("predictions", 200, Findings(images=images))
-    monkeypatch.setattr("segdistill.report.pictures.LARGEST", 100_000)
+    monkeypatch.setattr("segdistill.reporting.pictures.LARGEST", 100_000)
     found = gallery(cast([read(run)]))
     assert [sample.key for sample in found.samples] == ["a"] and found.left_out == 2
     assert "2 more images are in the run directories" in page([run], tmp_path)

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from segdistill.evaluation import evaluate
     from segdistill.mistakes import Mistake
     from segdistill.planning import plan
-    from segdistill.predict import predict
+    from segdistill.prediction import predict
     from segdistill.recipe import Recipe, read
-    from segdistill.report import report
+    from segdistill.reporting import report
     from segdistill.run import Run
     from segdistill.training import train
 
@@ -26,10 +26,10 @@ _HOMES = {
     "evaluate": "evaluation",
     "Mistake": "mistakes",
     "plan": "planning",
-    "predict": "predict",
+    "predict": "prediction",
     "Recipe": "recipe",
     "read": "recipe",
-    "report": "report",
+    "report": "reporting",
     "Run": "run",
     "train": "training",
 }

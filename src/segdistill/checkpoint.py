@@ -152,11 +152,18 @@ def optimiser_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, 
 
 
 def restore_optimiser(optimizer: Optimizer, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """The inverse of `optimiser_state`."""
+    """The inverse of `optimiser_state`.
+
+    Fused kernels walk a parameter and its moments in memory order, so the moments take the parameter's memory format
+    (channels last), which a file does not keep; otherwise they would be silently permuted.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in facts["others"].items()}
     for path, value in tensors.items():
         index, name = path.split("/")
-        state.setdefault(int(index), {})[name] = value
+        like = parameters[int(index)]
+        moment = torch.empty_like(like, dtype=value.dtype).copy_(value) if value.shape == like.shape else value
+        state.setdefault(int(index), {})[name] = moment
     optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
 
 

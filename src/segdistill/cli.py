@@ -101,7 +101,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Default: report.html in the last run named.")] = None,
 ) -> None:
     """One HTML file about one run, or about a teacher, a baseline and a student."""
-    from segdistill.report import report as work
+    from segdistill.reporting import report as work
     from segdistill.run import Run
 
     page = work([Run(path).require() for path in runs], out or runs[-1] / "report.html")

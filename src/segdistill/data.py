@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar, final
 import numpy as np
 import torch
 from PIL import Image
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
@@ -67,8 +68,10 @@ def _histogram(labels: np.ndarray) -> np.ndarray:
 
 def _all(read: Callable[[int], T], count: int, what: str) -> list[T]:
     """Every item, in order, read by as many threads as there are cores."""
+    console = Console(stderr=True)
     with ThreadPoolExecutor(cpu_count()) as pool:
-        return list(track(pool.map(read, range(count)), what, total=count, transient=True))
+        answers = pool.map(read, range(count))
+        return list(track(answers, what, count, transient=True, console=console, disable=not console.is_terminal))
 
 
 @final

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from segdistill.recipe import read
-from segdistill.report import report
+from segdistill.reporting import report
 from segdistill.run import Run
 from segdistill.training import train
 from segdistill.types import Table

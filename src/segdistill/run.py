@@ -99,21 +99,25 @@ class Run:
 
     def findings(self, probe: str) -> Iterator[tuple[int, Findings]]:
         """(step, findings) of a probe, oldest first."""
-        for folder in sorted((self.path / "findings" / probe).glob("*")):
-            file = folder / "findings.json"
-            if file.exists():
-                content = json.loads(file.read_text())
-                images = {
-                    name: Picture(np.asarray(Image.open(folder / png).convert("RGB")))
-                    for name, png in content["images"].items()
-                }
-                tables = {name: Table(table["columns"], table["rows"]) for name, table in content["tables"].items()}
-                yield int(folder.name), Findings(content["numbers"], images, tables)
+        for folder in self._folders(probe):
+            yield int(folder.name), _read_findings(folder)
 
     def last_findings(self, probe: str) -> Findings | None:
         """A probe's newest findings, or None when it never ran."""
-        found = list(self.findings(probe))
-        return found[-1][1] if found else None
+        folders = self._folders(probe)
+        return _read_findings(folders[-1]) if folders else None
+
+    def _folders(self, probe: str) -> list[Path]:
+        return sorted(file.parent for file in (self.path / "findings" / probe).glob("*/findings.json"))
+
+
+def _read_findings(folder: Path) -> Findings:
+    content = json.loads((folder / "findings.json").read_text())
+    images = {
+        name: Picture(np.asarray(Image.open(folder / png).convert("RGB"))) for name, png in content["images"].items()
+    }
+    tables = {name: Table(table["columns"], table["rows"]) for name, table in content["tables"].items()}
+    return Findings(content["numbers"], images, tables)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -148,6 +148,7 @@ class Work:
         self.optimizer: Optimizer = optimiser(self.system, self.recipe.optim)
         self.best: dict[str, float] = {}
         self.skipped: list[dict[str, Any]] = []
+        self.random: dict[str, Tensor] = {}
         self.start = self.restore()
         self.caller: Any = self.system
         if accelerator.num_processes > 1 or accelerator.mixed_precision != "no":
@@ -171,6 +172,8 @@ class Work:
             ranks=self.accelerator.num_processes,
             pin=self.accelerator.device.type == "cuda",
         )
+        if self.random:  # only now: a loader draws a number of its own when it starts
+            restore_random(self.random)
         done = self.start
         with self.tracker or nullcontext():
             try:
@@ -281,7 +284,7 @@ class Work:
         for name in self.frozen.following:
             self.frozen.models[name].load_state_dict(under(state.tensors, f"follow/{name}/"))
         restore_optimiser(self.optimizer, under(state.tensors, "optimizer/"), state.facts["optimizer"])
-        restore_random(under(state.tensors, "random/"))
+        self.random = under(state.tensors, "random/")
         self.best, self.skipped = dict(state.facts["best"]), list(state.facts["skipped"])
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state.facts["scaler"])

@@ -51,7 +51,7 @@ def global_ratio(values: Tensor, weights: Tensor) -> Scalar:
     return values.sum() / torch.where(total > 0, total, torch.ones_like(total))
 
 
-def on_grid(mask: Mask, height: int, width: int) -> Mask:
+def on_grid(mask: Mask, height: int, width: int) -> Bool[Tensor, "b h w"]:
     """The mask at a stage's resolution: a cell counts when more than half of it counts."""
     if mask.shape[-2:] == (height, width):
         return mask

@@ -44,7 +44,9 @@ class CrossEntropy(Loss):
         else:
             weights = torch.ones(num_classes) if class_weights is None else torch.tensor(class_weights)
         if len(weights) != num_classes or bool((weights < 0).any()):
-            raise Mistake(f"class_weights: expected {num_classes} numbers, none below 0, got {len(weights)} numbers")
+            raise Mistake(
+                f"class_weights: expected {num_classes} numbers, none below 0, got {len(weights)}: {weights.tolist()}"
+            )
         self.register_buffer("weights", weights.float(), persistent=False)
 
     def forward(self, student: Features, target: Tensor, labels: Labels, mask: Mask) -> Scalar:

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from segdistill.datasets import Dataset
 from segdistill.metrics.confusion import Confusion
 from segdistill.models import Model
-from segdistill.predict import predict
+from segdistill.prediction import predict
 from segdistill.probes import Probe
 from segdistill.types import ClassTable, Findings, Table
 

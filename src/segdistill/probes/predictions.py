@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from segdistill.datasets import Dataset
 from segdistill.mistakes import Mistake
 from segdistill.models import Model
-from segdistill.predict import predict
+from segdistill.prediction import predict
 from segdistill.probes import Probe
 from segdistill.types import IGNORE, Cell, ClassTable, Findings, Picture, Sample, Table
 

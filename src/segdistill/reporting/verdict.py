@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from segdistill.report.cast import Contender, Group, Role, architecture, teaches
+from segdistill.reporting.cast import Contender, Group, Role, architecture, teaches
 
 SPACE = "\N{NO-BREAK SPACE}"
 NOTICEABLE = 0.05

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 from segdistill.mistakes import one_of
 from segdistill.recipe import differences
-from segdistill.report.cast import Group, Reading
-from segdistill.report.verdict import Comparison
+from segdistill.reporting.cast import Group, Reading
+from segdistill.reporting.verdict import Comparison
 
 FAIR = ("data.", "optim.", "steps", "precision")
 """Places of a recipe at which a student and its baseline must agree."""

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from segdistill.report.cast import Group
-from segdistill.report.verdict import percent
+from segdistill.reporting.cast import Group
+from segdistill.reporting.verdict import percent
 from segdistill.types import Findings
 
 LARGEST = 9_000_000

@@ -10,12 +10,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from segdistill.mistakes import Mistake
-from segdistill.report.cast import Group, Reading, cast, read
-from segdistill.report.notes import notes
-from segdistill.report.pictures import gallery
-from segdistill.report.plots import Curve, plot
-from segdistill.report.tables import per_class, provenance, summary
-from segdistill.report.verdict import compare, judge
+from segdistill.reporting.cast import Group, Reading, cast, read
+from segdistill.reporting.notes import notes
+from segdistill.reporting.pictures import gallery
+from segdistill.reporting.plots import Curve, plot
+from segdistill.reporting.tables import per_class, provenance, summary
+from segdistill.reporting.verdict import compare, judge
 from segdistill.run import Run, write_text
 
 SERIES = 6

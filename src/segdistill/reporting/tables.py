@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
-from segdistill.report.cast import Contender, Group, Reading
-from segdistill.report.verdict import Comparison, count, signed
+from segdistill.reporting.cast import Contender, Group, Reading
+from segdistill.reporting.verdict import Comparison, count, signed
 
 DASH = "–"
 

@@ -1,0 +1,113 @@
+"""Soft targets: the numbers of the fixture, a loop written from the formula, and Hinton's remarks about T."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from segdistill.losses.soft_targets import SoftTargets
+from segdistill.mistakes import Mistake
+
+# Two pixels of three classes.
+TARGET = torch.tensor([[2, 0], [0, 1], [-1, 0.5]], dtype=torch.float64).view(1, 3, 1, 2)
+STUDENT = torch.tensor([[1, 0.5], [0.5, 1], [0, -0.5]], dtype=torch.float64).view(1, 3, 1, 2)
+LABELS = torch.tensor([[[0, 1]]])
+EVERYWHERE = torch.ones(1, 1, 2, dtype=torch.bool)
+
+
+def value(temperature: float, student: Tensor = STUDENT, target: Tensor = TARGET, mask: Tensor = EVERYWHERE) -> Tensor:
+    return SoftTargets(temperature)(student, target, torch.zeros(mask.shape, dtype=torch.int64), mask)
+
+
+def random_pair(shape: tuple[int, ...] = (2, 5, 4, 6)) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    student, target = (3 * torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    return student, target
+
+
+@pytest.mark.parametrize(
+    ("temperature", "expected"), [(1.0, 0.196503), (2.0, 0.266194), (4.0, 0.282303), (1e3, 0.277834)]
+)
+def test_fixture(temperature: float, expected: float) -> None:
+    assert float(value(temperature)) == pytest.approx(expected, abs=5e-7)
+
+
+@pytest.mark.parametrize(("pixel", "expected"), [(0, 0.255111), (1, 0.137895)])
+def test_fixture_with_one_pixel_masked(pixel: int, expected: float) -> None:
+    assert float(value(1.0, mask=torch.tensor([[[pixel == 0, pixel == 1]]]))) == pytest.approx(expected, abs=5e-7)
+
+
+def test_fixture_gradient() -> None:
+    """T = 4, the first pixel alone; and as the formula says, T·(p_s − p_t) / pixels."""
+    student = STUDENT[..., :1].clone().requires_grad_()
+    loss = value(4.0, student, TARGET[..., :1], EVERYWHERE[..., :1])
+    (gradient,) = torch.autograd.grad(loss, student)
+    assert gradient.flatten().tolist() == pytest.approx([-0.421071, 0.159392, 0.261679], abs=5e-7)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_gradient_as_the_formula(temperature: float) -> None:
+    student, target = random_pair()
+    student.requires_grad_()
+    mask = torch.ones(2, 4, 6, dtype=torch.bool)
+    mask[0, :2] = False
+    (gradient,) = torch.autograd.grad(value(temperature, student, target, mask), student)
+    p, q = ((x / temperature).softmax(1) for x in (student, target))
+    torch.testing.assert_close(gradient, temperature * (p - q) * mask[:, None] / mask.sum(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_agrees_with_a_loop(temperature: float) -> None:
+    student, target = random_pair()
+    mask = torch.rand(2, 4, 6, generator=torch.Generator().manual_seed(1)) < 0.6
+    total = 0.0
+    for b, y, x in mask.nonzero().tolist():
+        s = [math.exp(float(v) / temperature) for v in student[b, :, y, x]]
+        t = [math.exp(float(v) / temperature) for v in target[b, :, y, x]]
+        for c in range(5):
+            total += t[c] / sum(t) * (math.log(t[c] / sum(t)) - math.log(s[c] / sum(s)))
+    expected = temperature**2 * total / int(mask.sum())
+    assert float(value(temperature, student, target, mask)) == pytest.approx(expected, rel=1e-10)
+
+
+def test_limit_of_high_temperature() -> None:
+    """T²·KL → (1/2K)·Σ of the squared differences of centred logits."""
+    difference = (STUDENT - STUDENT.mean(1, keepdim=True)) - (TARGET - TARGET.mean(1, keepdim=True))
+    limit = float(difference.square().sum(1).mean() / 6)
+    assert limit == pytest.approx(0.277778, abs=5e-7)
+    errors = [abs(float(value(temperature)) - limit) for temperature in (1e2, 1e3, 1e4)]
+    assert errors[1] < errors[0] / 8 and errors[2] < errors[1] / 8  # the error falls with 1/T
+
+
+def test_temperature_leaves_the_size_of_gradients() -> None:
+    """Hinton's T²: without it the gradient falls with 1/T², with it it tends to (s̃ − t̃) / K per pixel."""
+    student = STUDENT.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(value(1e4, student), student)
+    centred = (STUDENT - STUDENT.mean(1, keepdim=True)) - (TARGET - TARGET.mean(1, keepdim=True))
+    torch.testing.assert_close(gradient, centred / 3 / 2, rtol=1e-3, atol=1e-6)
+
+
+def test_differs_from_cross_entropy_by_the_targets_entropy() -> None:
+    p, log_q = TARGET.softmax(1), STUDENT.log_softmax(1)
+    cross_entropy = -(p * log_q).sum(1).mean()
+    entropy = -(p * TARGET.log_softmax(1)).sum(1).mean()
+    assert float(cross_entropy) == pytest.approx(0.968732, abs=5e-7)
+    assert float(entropy) == pytest.approx(0.772229, abs=5e-7)
+    torch.testing.assert_close(value(1.0), cross_entropy - entropy, rtol=1e-12, atol=0)
+
+
+def test_a_constant_added_to_all_classes_changes_nothing() -> None:
+    student, target = random_pair((1, 3, 1, 2))
+    torch.testing.assert_close(value(2.0, student + 5, target - 3), value(2.0, student, target), rtol=1e-10, atol=0)
+
+
+def test_a_pixel_certain_of_a_class_is_no_nan() -> None:
+    certain = torch.tensor([1e4, 0.0, 0.0], dtype=torch.float64).view(1, 3, 1, 1).expand(1, 3, 1, 2)
+    assert float(value(1.0, STUDENT, certain)) == pytest.approx(float(-STUDENT.log_softmax(1)[0, 0].mean()), rel=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0])
+def test_temperature_out_of_range(temperature: float) -> None:
+    with pytest.raises(Mistake, match=rf"^temperature: expected more than 0, got {temperature}$"):
+        SoftTargets(temperature)
