@@ -6,7 +6,6 @@ import shlex
 from pathlib import Path
 
 import pytest
-from small import content, small
 
 from segdistill import parts
 from segdistill.cli import main
@@ -15,6 +14,7 @@ from segdistill.make_data import make
 from segdistill.recipe import dump, override, parse, read
 from segdistill.run import Run
 from segdistill.training import train
+from small import content, small
 
 SMALL = ["steps=2", "data.crop=[32,48]", "data.batch=2", "log.wandb=off", "probes.measure.every=0", "data.workers=0"]
 

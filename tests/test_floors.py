@@ -23,10 +23,10 @@ HOUSE = "segdistill"
 FLOORS = [
     "mistakes types labels parts recipe run",
     "datasets/* models/* losses/* metrics/*",
-    "data layouts system optim predict prediction checkpoint track",
+    "data layouts system gradients optim prediction checkpoint track",
     "assemble",
     "probes/* analyses/*",
-    "training evaluation planning demonstration make_data report reporting export shrink profile play",
+    "training evaluation planning demonstration make_data reporting export shrink profile play",
     "cli __init__ __main__",
 ]
 FLOOR_OF = {name.removesuffix("/*"): floor for floor, names in enumerate(FLOORS) for name in names.split()}
@@ -278,8 +278,8 @@ def test_a_right_house_stands(tmp_path: Path) -> None:
         "probes/__init__.py": "from segdistill.types import x",
         "probes/measure.py": f"import segdistill.probes\nfrom segdistill.data import x\n{PART}",
         "training.py": "from segdistill.probes import Probe\nfrom segdistill.recipe import x",
-        "report/__init__.py": "from segdistill.reporting.page import x",
-        "report/page.py": "from segdistill.training import x",
+        "reporting/__init__.py": "from segdistill.reporting.page import x",
+        "reporting/page.py": "from segdistill.training import x",
         "cli.py": "def f():\n    from segdistill.training import x",
         "__main__.py": "from segdistill.cli import main",
     }

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import content, online, small
 
 import segdistill
 from segdistill import checkpoint
@@ -22,6 +21,7 @@ from segdistill.mistakes import Mistake
 from segdistill.recipe import Recipe, dump
 from segdistill.run import Run
 from segdistill.training import Work, accelerate, train
+from small import content, online, small
 
 GOLDEN = Path(__file__).parent / "golden"
 TESTS = Path(__file__).parent
@@ -52,7 +52,9 @@ def test_twenty_steps_follow_the_golden_trajectory(name: str, tmp_path: Path) ->
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path: Path) -> None:
-    one, two, three = (train(small(f"seed={seed}", **online()), tmp_path / name) for name, seed in zip("abc", (0, 0, 1)))
+    one, two, three = (
+        train(small(f"seed={seed}", **online()), tmp_path / name) for name, seed in zip("abc", (0, 0, 1), strict=True)
+    )
     assert same(weights(one), weights(two))
     assert not same(weights(one), weights(three))
 
@@ -67,7 +69,9 @@ def test_accumulated_batches_are_one_batch(tmp_path: Path) -> None:
     """With group normalisation and the same number of labelled pixels; uneven void is weighed per micro-batch."""
     settings = ("models.student.normalisation=group", "optim.kind=sgd", "optim.lr=1", "steps=1", "probes={}")
     settings = (*settings, "losses.cross_entropy.kind=soft_targets", "losses.cross_entropy.target=other")
-    nodes = {"models": {**content()["models"], "other": {"kind": "unet", "width": 4, "depth": 2, "normalisation": "group"}}}
+    nodes = {
+        "models": {**content()["models"], "other": {"kind": "unet", "width": 4, "depth": 2, "normalisation": "group"}}
+    }
     edges = {
         "losses": {
             "listen": {"kind": "soft_targets", "student": "student", "target": "other", "distill_on": "all"},
@@ -220,7 +224,9 @@ def launch(recipe: Path, run: Path, *more: str) -> subprocess.Popen[bytes]:
 @pytest.mark.slow
 def test_killed_at_a_random_step_with_workers_it_ends_with_the_same_bits(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(dump(small("steps=40", "data.workers=2", "checkpoint.every=7", "probes.measure.every=11", **online())))
+    recipe.write_text(
+        dump(small("steps=40", "data.workers=2", "checkpoint.every=7", "probes.measure.every=11", **online()))
+    )
     assert launch(recipe, tmp_path / "straight").wait() == 0
     dice = random.Random(time.time_ns())
     killed = Run(tmp_path / "killed")

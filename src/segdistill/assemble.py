@@ -1,7 +1,8 @@
 """Recipe -> datasets, System, Frozen, probes: everything is checked against everything before any data is read."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -79,6 +80,7 @@ def assemble(recipe: Recipe) -> Assembly:
     if recipe.data.cache:
         train, val = Cached(train), Cached(val)
     class_pixels = _once(lambda: count_pixels(train))
+    _once(lambda: count_pixels(val))  # a bad file is a mistake now, not at the first evaluation
     edges = {
         name: _edge(name, spec, ends[name], recipe, class_pixels, connections) for name, spec in recipe.losses.items()
     }
@@ -94,6 +96,10 @@ def resolve(recipe: Recipe) -> Recipe:
     """The recipe with every part's parameters checked and every default filled in; reads no data."""
     also = [name for name in DataSpec.model_fields if name != "kind"]
     data = _complete(recipe.data, "datasets", recipe.data.kind, "data", also)
+    for shelf, names in (("models", recipe.models), ("losses", recipe.losses)):
+        for name in names:
+            if hasattr(nn.ModuleDict(), name):
+                raise Mistake(f"{shelf}.{name}: torch uses this name for something else; choose another")
     models: dict[str, ModelSpec] = {}
     for name, spec in recipe.models.items():
         if spec.follows is not None:
@@ -210,12 +216,13 @@ def _same_name(path: str, name: str) -> str | None:
 
 
 def _model(name: str, spec: ModelSpec, classes: ClassTable, seed: int) -> Model:
-    """Built from a seed of its own, so that another node or edge does not change its first weights."""
     assert spec.kind is not None
     part = parts.find("models", spec.kind, f"models.{name}.kind")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:6], "big"))
-        model = _as_model(parts.build(part, spec.parameters, num_classes=len(classes.names)))
+    with _seeded(seed, name):
+        try:
+            model = _as_model(parts.build(part, spec.parameters, num_classes=len(classes.names)))
+        except Mistake as mistake:
+            raise Mistake(f"models.{name}: {mistake}") from mistake
     if spec.weights is not None:
         file = weights_file(spec.weights, _same_name(spec.weights, name))
         theirs = read_card(file).classes.names
@@ -223,6 +230,14 @@ def _model(name: str, spec: ModelSpec, classes: ClassTable, seed: int) -> Model:
             raise Mistake(f"models.{name}.weights: {file} knows other classes than the data: {_diff(theirs, classes)}")
         load_weights(file, model)
     return _as_model(model.to(memory_format=torch.channels_last))  # pyright: ignore[reportCallIssue]
+
+
+@contextmanager
+def _seeded(seed: int, name: str) -> Generator[None]:
+    """First weights from a seed of the node's own, so that another node or edge does not change them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:6], "big"))
+        yield
 
 
 def _diff(theirs: tuple[str, ...], classes: ClassTable) -> str:
@@ -245,6 +260,10 @@ class _Ends(NamedTuple):
 
 def _ends(name: str, spec: LossSpec, models: Mapping[str, Model], num_classes: int) -> _Ends:
     student, student_stage = _tap(f"losses.{name}", spec.student, models)
+    kind = spec.kind or name
+    if parts.find("losses", kind, f"losses.{name}.kind").needs_target == (spec.target == LABELS):
+        wanted = f"'{LABELS}'" if spec.target != LABELS else "a stage of a model"
+        raise Mistake(f"losses.{name}.target: {kind} learns from {wanted}, got '{spec.target}'")
     if spec.target == LABELS:
         return _Ends(student, Tap(LABELS), student_stage, Stage(num_classes, 1))
     if spec.target.split(".")[0] == LABELS:
@@ -266,24 +285,24 @@ def _edge(
 ) -> Edge:
     part = parts.find("losses", spec.kind or name, f"losses.{name}.kind")
     student, target = ends.student_stage, ends.target_stage
-    try:
-        loss = parts.build(
-            part,
-            spec.parameters,
-            num_classes=len(class_pixels),
-            class_pixels=class_pixels,
-            channels=target.channels,
-            seed=recipe.seed,
-        )
-    except Mistake as mistake:
-        raise Mistake(f"losses.{name}.{mistake}") from mistake
-    assert isinstance(loss, Loss)
     adapter: nn.Module = nn.Identity()
     done: list[str] = []
-    if loss.same_channels and student.channels != target.channels:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
+    with _seeded(recipe.seed, f"losses.{name}"):
+        try:
+            loss = parts.build(
+                part,
+                spec.parameters,
+                num_classes=len(class_pixels),
+                class_pixels=class_pixels,
+                channels=target.channels,
+                seed=recipe.seed,
+            )
+        except Mistake as mistake:
+            raise Mistake(f"losses.{name}.{mistake}") from mistake
+        assert isinstance(loss, Loss)
+        if loss.same_channels and student.channels != target.channels:
             adapter = nn.Conv2d(student.channels, target.channels, 1, bias=False)
+    if not isinstance(adapter, nn.Identity):
         done.append(f"1×1 adapter {student.channels} -> {target.channels} channels")
     if student.stride != target.stride:
         done.append(f"resize stride {student.stride} -> {target.stride}")

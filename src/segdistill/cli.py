@@ -1,6 +1,7 @@
 """The command line: verbs and `--set`, nothing more. Each verb calls the function of its name; torch loads inside."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +48,8 @@ def train(
     from segdistill.training import train as work
 
     done = work(recipe, run, settings=settings or (), resume=resume, allow_change=allow_change or ())
-    print(f"The run: {done.path}")
+    if os.environ.get("RANK", "0") == "0":
+        print(f"The run: {done.path}")
 
 
 @app.command()

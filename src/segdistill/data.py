@@ -141,9 +141,9 @@ def augment(
     image[window], labels[window], pad[window] = part, np.asarray(truth), False
     mirror = slice(None, None, -1 if flip else 1)
     return Crop(
-        torch.from_numpy(np.ascontiguousarray(image[:, mirror].transpose(2, 0, 1))),
-        torch.from_numpy(np.ascontiguousarray(labels[:, mirror])),
-        torch.from_numpy(np.ascontiguousarray(pad[:, mirror])),
+        torch.from_numpy(image[:, mirror].transpose(2, 0, 1).copy()),
+        torch.from_numpy(labels[:, mirror].copy()),
+        torch.from_numpy(pad[:, mirror].copy()),
         sample.key,
     )
 
@@ -197,3 +197,9 @@ def crop_size(dataset: Dataset, spec: DataSpec) -> tuple[int, int]:
 def as_float(image: Tensor) -> Tensor:
     """uint8 [b, 3, H, W] -> [0, 1], channels last (the faster layout of convolutions on CPU and GPU)."""
     return image.float().div(255).contiguous(memory_format=torch.channels_last)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch where the models are; a copy from pinned memory does not wait."""
+    image, labels, pad = (tensor.to(device, non_blocking=True) for tensor in (batch.image, batch.labels, batch.pad))
+    return Batch(image, labels, pad, batch.keys)

@@ -5,7 +5,7 @@ Positional parameters are what a recipe may say; keyword-only ones are facts tha
 
 import inspect
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, get_type_hints
 
@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from segdistill.mistakes import Mistake, nearest, one_of
 
-SHELVES = ("datasets", "models", "losses", "metrics", "probes")
+SHELVES = {"datasets": "dataset", "models": "model", "losses": "loss", "metrics": "metric", "probes": "probe"}
+"""The shelves, and what one part of each is called."""
 
 
 def names(shelf: str) -> list[str]:
@@ -26,7 +27,7 @@ def find(shelf: str, kind: str, where: str) -> type[Any]:
     """The one public class of the file `kind` on the shelf; `where` is the recipe path that a mistake is blamed on."""
     known = names(shelf)
     if kind not in known:
-        raise Mistake(f"{where}: there is no {shelf[:-1]} '{kind}'; there is {one_of(known)}{nearest(kind, known)}")
+        raise Mistake(f"{where}: there is no {SHELVES[shelf]} '{kind}'; there is {one_of(known)}{nearest(kind, known)}")
     module = import_module(f"segdistill.{shelf}.{kind}")
     public = [
         value
@@ -62,7 +63,9 @@ def settings(part: type[Any], given: Mapping[str, Any], where: str, also: Iterab
     fields: dict[str, Any] = {
         p.name: (hints[p.name], ... if p.default is inspect.Parameter.empty else p.default) for p in accepted.values()
     }
-    schema: type[BaseModel] = create_model(part.__name__, __config__=ConfigDict(extra="forbid"), **fields)
+    schema: type[BaseModel] = create_model(
+        part.__name__, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields
+    )
     try:
         checked = schema(**given)
     except ValidationError as error:
@@ -75,17 +78,22 @@ def build(part: type[Any], checked: Mapping[str, Any], **supplied: object) -> An
     return part(**checked, **{name: supplied[name] for name in facts(part)})
 
 
-def explain(error: ValidationError, where: str = "", known: Iterable[str] = ()) -> str:
+def explain(
+    error: ValidationError, where: str = "", accepted: Callable[[Sequence[int | str]], Iterable[str]] = lambda place: ()
+) -> str:
     """Pydantic's findings as one sentence that starts with the path in the recipe."""
     sentences: list[str] = []
     for found in error.errors():
         path = ".".join([part for part in [where, *map(str, found["loc"])] if part])
         name = str(found["loc"][-1]) if found["loc"] else ""
         if found["type"] == "extra_forbidden":
-            sentences.append(f"{path}: unknown key{nearest(name, known)}")
+            known = list(accepted(found["loc"][:-1]))
+            parent = path.rpartition(".")[0] or "a recipe"
+            sentences.append(f"{path}: unknown key; {parent} accepts {one_of(known)}{nearest(name, known)}")
         elif found["type"] == "missing":
             sentences.append(f"{path}: missing")
         else:
             message = found["msg"].removeprefix("Value error, ").removeprefix("Input ")
-            sentences.append(f"{path}: {message}, got {found['input']!r}")
+            got = "" if isinstance(found["input"], Mapping) else f", got {found['input']!r}"
+            sentences.append(f"{path}: {message}{got}" if path else f"{message}{got}")
     return "; ".join(sentences)

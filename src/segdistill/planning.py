@@ -8,12 +8,11 @@ from typing import NamedTuple
 import torch
 
 from segdistill.assemble import Assembly, assemble
-from segdistill.data import crop_size, training_batches
-from segdistill.mistakes import Mistake
+from segdistill.data import crop_size, to_device, training_batches
+from segdistill.gradients import pulls
 from segdistill.models import Model
-from segdistill.optim import optimiser
 from segdistill.probes.speed import gmac, parameters
-from segdistill.recipe import LABELS, Recipe, read
+from segdistill.recipe import Recipe, read
 from segdistill.system import Frozen, System
 from segdistill.training import accelerate, micro_batch
 from segdistill.types import Batch, Table
@@ -53,17 +52,15 @@ def plan(recipe: Recipe | Path | str, settings: tuple[str, ...] = (), steps: int
     )
     crop = crop_size(assembly.train, recipe.data)
     with accelerator.autocast():
-        edges = _edges(system, frozen, next(batches))
-    optimizer = optimiser(system, recipe.optim)
+        edges = _edges(system, frozen, to_device(next(batches), device))
     seconds: list[float] = []
     for step in range(steps + 1):
         begin = time.perf_counter()
-        batch = next(batches)
+        batch = to_device(next(batches), device)
         with accelerator.autocast():
-            result = system(batch, frozen(batch.image.to(device), system.listened_to(step)), step)
+            result = system(batch, frozen(batch.image, system.listened_to(step)), step)
         result.loss.backward()
-        if step == 0:  # the weights stay as they are: a plan is not a run
-            optimizer.zero_grad()
+        system.zero_grad()  # the weights stay as they are: a plan is not a run
         seconds.append(time.perf_counter() - begin)
     per_update = sorted(seconds[1:])[steps // 2] * recipe.optim.accumulate
     per_epoch = per_update * len(assembly.train) / recipe.data.batch
@@ -81,42 +78,12 @@ def plan(recipe: Recipe | Path | str, settings: tuple[str, ...] = (), steps: int
     return Plan(_models(assembly, crop), _stages(assembly, crop), edges, assembly.connections, numbers)
 
 
-def gradient_norms(
-    system: System, frozen: Frozen, batch: Batch, step: int = 0
-) -> dict[str, tuple[float, float, float]]:
-    """edge -> (its value, its weight, the norm of its weighted gradient on its student) at a step."""
-    device = next(system.parameters()).device
-    references = frozen(batch.image.to(device), system.listened_to(step))
-    found: dict[str, tuple[float, float, float]] = {}
-    result = system(batch, references, step)
-    learning = [p for p in system.parameters() if p.requires_grad]
-    for number, (name, value) in enumerate(result.losses.items(), 1):
-        weight = system.edge(name).weight_at(step)
-        more = number < len(result.losses)
-        gradients = torch.autograd.grad(weight * value, learning, retain_graph=more, materialize_grads=True)
-        norm = torch.stack([g.float().norm() for g in gradients]).norm()
-        found[name] = (float(value.detach()), weight, float(norm))
-    return found
-
-
 def _edges(system: System, frozen: Frozen, batch: Batch) -> Table:
     rows = [
-        [name, str(system.edge(name).student), str(system.edge(name).target), value, weight, norm]
-        for name, (value, weight, norm) in gradient_norms(system, frozen, batch).items()
+        [name, str(system.edge(name).student), str(system.edge(name).target), pull.value, pull.weight, pull.norm]
+        for name, pull in pulls(system, frozen, batch).items()
     ]
     return Table(["edge", "student", "target", "first value", "weight", "gradient norm"], rows)
-
-
-def require_effect(assembly: Assembly, batch: Batch) -> None:
-    """An edge that acts in the first step and moves nothing is a mistake; moving averages still equal their student."""
-    system = assembly.system
-    for name, (_, weight, norm) in gradient_norms(system, assembly.frozen, batch).items():
-        edge = system.edge(name)
-        silent = edge.target.node in assembly.frozen.following
-        if edge.target.node == LABELS:
-            silent = not bool((edge.mask(batch) & (batch.labels != 255)).any())
-        if norm == 0 and weight > 0 and not silent:
-            raise Mistake(f"losses.{name}: its gradient is exactly zero in the first step; it would teach nothing")
 
 
 def _models(assembly: Assembly, crop: tuple[int, int]) -> Table:

@@ -1,11 +1,12 @@
 """The Recipe schema: read YAML, apply `--set a.b=c`, freeze, dump. No torch, so that a mistake is told at once."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, final
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from segdistill.mistakes import Mistake, nearest, one_of
 from segdistill.parts import explain
@@ -15,13 +16,13 @@ LABELS = "labels"
 
 
 class _Spec(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class _PartSpec(_Spec):
     """A place that names a part: what the schema does not know is the part's own and is checked by its signature."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, allow_inf_nan=False)
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -42,7 +43,7 @@ class AugmentSpec(_Spec):
     @model_validator(mode="after")
     def _ordered(self) -> "AugmentSpec":
         if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError("scale needs 0 < low <= high")
+            raise ValueError(f"scale needs 0 < low <= high, got {self.scale[0]}, {self.scale[1]}")
         return self
 
 
@@ -53,9 +54,9 @@ class DataSpec(_PartSpec):
     kind: str
     batch: int = Field(default=8, gt=0)
     """Images per step, over all processes."""
-    size: tuple[int, int] | None = None
+    size: tuple[PositiveInt, PositiveInt] | None = None
     """[height, width] that images are resized to for the network; labels keep their size. Default: as they are."""
-    crop: tuple[int, int] | None = None
+    crop: tuple[PositiveInt, PositiveInt] | None = None
     """[height, width] of a training crop. Default: `size`, or what the first image measures."""
     augment: AugmentSpec = AugmentSpec()
     workers: int = Field(default=0, ge=0)
@@ -158,6 +159,7 @@ class Recipe(_Spec):
     steps: int = Field(gt=0)
     seed: int = Field(default=0, ge=0)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the forward passes; losses and weights stay fp32. A CPU without bf16 units emulates it, 10 times slower."""
     probes: dict[str, ProbeSpec] = {"measure": ProbeSpec()}
     checkpoint: CheckpointSpec = CheckpointSpec()
     log: LogSpec = LogSpec()
@@ -169,8 +171,10 @@ class Recipe(_Spec):
     @model_validator(mode="after")
     def _graph(self) -> "Recipe":
         nodes = list(self.models)
-        if LABELS in nodes or any("." in name for name in nodes):
-            raise ValueError(f"models: a model's name may not be '{LABELS}' nor hold a dot")
+        for shelf, names in (("models", nodes), ("losses", list(self.losses))):
+            for name in names:
+                if name == LABELS or not re.fullmatch(r"[\w-]+", name):
+                    raise ValueError(f"{shelf}.{name}: a name is letters, digits, _ and -, and not '{LABELS}'")
         for name, model in self.models.items():
             if model.follows is not None and (model.follows not in self.trained()):
                 found = nearest(model.follows, self.trained())
@@ -205,8 +209,7 @@ def read(path: Path | str, settings: Sequence[str] = ()) -> Recipe:
     """
     file = Path(path)
     if not file.is_file():
-        beside = sorted(str(p) for p in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
-        raise Mistake(f"{file}: no such recipe{nearest(str(file), beside)}")
+        raise Mistake(f"{file}: no such recipe{nearest(file.name, (p.name for p in file.parent.glob('*.yaml')))}")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -221,13 +224,12 @@ def parse(content: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        known = {name for spec in _specs() for name in spec.model_fields}
-        raise Mistake(explain(error, known=known)) from error
+        raise Mistake(explain(error, accepted=_accepted)) from error
 
 
 def override(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """`a.b=c` set in a copy; values are YAML."""
-    copy: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(content)))
+    copy: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(content), sort_keys=False))
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key:
@@ -262,16 +264,14 @@ def _flat(content: object, prefix: str = "") -> dict[str, object]:
     return {prefix.rstrip("."): content}
 
 
-def _specs() -> list[type[BaseModel]]:
-    return [
-        Recipe,
-        DataSpec,
-        AugmentSpec,
-        ModelSpec,
-        LossSpec,
-        PhaseSpec,
-        OptimSpec,
-        ProbeSpec,
-        CheckpointSpec,
-        LogSpec,
-    ]
+def _accepted(place: Sequence[int | str]) -> Iterable[str]:
+    """The keys that may stand at a place whose spec forbids others."""
+    specs: dict[tuple[str, ...], type[BaseModel]] = {
+        (): Recipe,
+        ("data", "augment"): AugmentSpec,
+        ("phases",): PhaseSpec,
+        ("optim",): OptimSpec,
+        ("checkpoint",): CheckpointSpec,
+        ("log",): LogSpec,
+    }
+    return specs[tuple(name for name in place if isinstance(name, str))].model_fields

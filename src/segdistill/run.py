@@ -16,7 +16,7 @@ from typing import Any, final
 import numpy as np
 from PIL import Image
 
-from segdistill.mistakes import Mistake
+from segdistill.mistakes import Mistake, nearest
 from segdistill.types import Findings, Picture, Table
 
 
@@ -60,7 +60,8 @@ class Run:
     def require(self) -> "Run":
         """This run, or the mistake of naming a folder that is none."""
         if not self.exists():
-            raise Mistake(f"{self.path}: not a run directory (it has no recipe.yaml)")
+            runs = [file.parent.name for file in self.path.parent.glob("*/recipe.yaml")]
+            raise Mistake(f"{self.path}: not a run directory (it has no recipe.yaml){nearest(self.name, runs)}")
         return self
 
     def info(self) -> dict[str, Any]:
@@ -68,10 +69,10 @@ class Run:
         return json.loads(self.info_file.read_text())
 
     def log(self) -> list[dict[str, float]]:
-        """The lines of log.jsonl, each with its `step`."""
+        """The lines of log.jsonl, each with its `step`; one that a crash tore, without its end, is left out."""
         if not self.log_file.exists():
             return []
-        return [json.loads(line) for line in self.log_file.read_text().splitlines()]
+        return [json.loads(line) for line in self.log_file.read_text().split("\n")[:-1]]
 
     def truncate_log(self, step: int) -> None:
         """Forget what was logged after `step`; a resumed run logs it again."""

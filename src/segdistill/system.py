@@ -95,6 +95,12 @@ class System(nn.Module):
                 offset -= phase.steps
         return names
 
+    def acting_first(self, step: int) -> set[str]:
+        """The edges that act in this step and in none before."""
+        period = sum(phase.steps for phase in self.phases) or 1
+        earlier = {name for before in range(min(step, period)) for name in self.acting(before)}
+        return set(self.acting(step)) - earlier if step <= period else set()
+
     def edge(self, name: str) -> Edge:
         edge = self.edges[name]
         assert isinstance(edge, Edge)

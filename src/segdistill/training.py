@@ -28,7 +28,8 @@ from segdistill.checkpoint import (
     save_weights,
     under,
 )
-from segdistill.data import training_batches
+from segdistill.data import to_device, training_batches
+from segdistill.gradients import require_pull
 from segdistill.mistakes import Mistake
 from segdistill.optim import optimiser, rate, set_rate
 from segdistill.recipe import Recipe, differences, dump, read
@@ -153,14 +154,20 @@ class Work:
         self.caller: Any = self.system
         if accelerator.num_processes > 1 or accelerator.mixed_precision != "no":
             self.caller, self.optimizer = accelerator.prepare(self.system, self.optimizer)
-        self.tracker = self._tracker() if accelerator.is_main_process else None
+        self.tracker: Tracker | None = None
         self.probes = house.probes(self.recipe, assembly.classes)
         self.window: dict[str, tuple[Tensor, int]] = {}
         self.began = time.perf_counter()
         self.clock = (self.began, self.start)
+        self.away = 0.0
+        """Seconds since the last log line that went into probes and checkpoints."""
+        self.numbers: dict[str, dict[str, float]] = {}
 
     def run(self) -> None:
         recipe, steps = self.recipe, self.recipe.steps
+        if self.start >= steps:
+            return
+        self.tracker = self._tracker() if self.accelerator.is_main_process else None
         split = recipe.optim.accumulate
         batches = training_batches(
             self.assembly.train,
@@ -179,7 +186,9 @@ class Work:
             try:
                 for step in range(self.start, steps):
                     set_rate(self.optimizer, rate(recipe.optim, step, steps))
-                    result = self.update([next(batches) for _ in range(split)], step)
+                    fed = [to_device(next(batches), self.accelerator.device) for _ in range(split)]
+                    self.check(fed[0], step)
+                    result = self.update(fed, step)
                     self.frozen.follow(dict(self.system.models), step)
                     done = step + 1
                     self.watch(done, result)
@@ -188,13 +197,19 @@ class Work:
                 raise
         self.close()
 
+    def check(self, batch: Batch, step: int) -> None:
+        """An edge that acts for the first time must move something."""
+        fresh = self.system.acting_first(step)
+        if fresh:
+            with self.accelerator.autocast():
+                require_pull(self.system, self.frozen, batch, step, fresh)
+
     def update(self, batches: list[Batch], step: int) -> Step:
         """One optimiser step; a gradient that is not finite changes nothing, BatchNorm statistics included."""
         wanted = self.system.listened_to(step)
         buffers = [buffer.clone() for buffer in self.system.buffers()]
         result = Step(torch.zeros(()), {})
         for number, batch in enumerate(batches, 1):
-            batch = _to(batch, self.accelerator.device)
             with self.accelerator.autocast():
                 references = self.frozen(batch.image, wanted)
             if number < len(batches):
@@ -225,11 +240,15 @@ class Work:
             self._gather(f"loss/{name}", value)
         if step % recipe.log.every == 0 or step == recipe.steps:
             self._log(step)
+        begin = time.perf_counter()
         for name, (every, _, _) in self.probes.items():
             if step == recipe.steps or (every and step % every == 0):
                 self.probe(name, step)
+        if step == recipe.steps:
+            self.finish(step)
         if step % recipe.checkpoint.every == 0 or step == recipe.steps:
             self.save(step)
+        self.away += time.perf_counter() - begin
 
     def probe(self, name: str, step: int) -> None:
         """Let a probe look at the models; a better mIoU keeps the weights."""
@@ -245,14 +264,20 @@ class Work:
         self.tracker.findings(name, step, findings)
         if name == "measure":
             for model in models:
-                numbers = under_name(findings.numbers, model)
-                if numbers["mean_iou"] > self.best.get(model, -1.0):
-                    self.best[model] = numbers["mean_iou"]
-                    card = self.assembly.card(model, step, numbers)
-                    save_weights(self.directory.weights(model, "best"), models[model], card)
-                if step == self.recipe.steps:
-                    card = self.assembly.card(model, step, numbers)
-                    save_weights(self.directory.weights(model, "last"), models[model], card)
+                self.numbers[model] = under_name(findings.numbers, model)
+                if self.numbers[model]["mean_iou"] > self.best.get(model, -1.0):
+                    self.best[model] = self.numbers[model]["mean_iou"]
+                    self.keep(model, "best", step)
+
+    def finish(self, step: int) -> None:
+        """The last weights; they are the best ones where nothing was measured."""
+        for model in self.assembly.models() if self.accelerator.is_main_process else ():
+            for which in ("last",) if model in self.best else ("last", "best"):
+                self.keep(model, which, step)
+
+    def keep(self, model: str, which: str, step: int) -> None:
+        card = self.assembly.card(model, step, self.numbers.get(model, {}))
+        save_weights(self.directory.weights(model, which), self.assembly.models()[model], card)
 
     def save(self, step: int) -> None:
         if self.accelerator.is_main_process:
@@ -318,11 +343,12 @@ class Work:
         count = step - before
         sums = self.window.items()
         means = {name: self.accelerator.reduce(total / times, "mean") for name, (total, times) in sums}
-        self.window, self.clock = {}, (now, step)
+        seconds = (now - since - self.away) / count
+        self.window, self.clock, self.away = {}, (now, step), 0.0
         if self.tracker is not None:
             numbers = {name: float(value) for name, value in means.items()}  # pyright: ignore[reportArgumentType]
             numbers["learning_rate"] = rate(self.recipe.optim, step - 1, self.recipe.steps)
-            numbers["seconds_per_step"] = (now - since) / count
+            numbers["seconds_per_step"] = seconds
             self.tracker.log(step, numbers)
 
     def _skip(self, step: int, keys: list[str], norm: float) -> None:
@@ -347,8 +373,3 @@ def micro_batch(recipe: Recipe) -> int:
 def under_name(numbers: Mapping[str, float], model: str) -> dict[str, float]:
     """A model's own numbers among a probe's."""
     return {k.removeprefix(f"{model}/"): v for k, v in numbers.items() if k.startswith(f"{model}/")}
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    moved = [tensor.to(device, non_blocking=True) for tensor in (batch.image, batch.labels, batch.pad)]
-    return Batch(moved[0], moved[1], moved[2], batch.keys)

@@ -24,6 +24,9 @@ class Loss(nn.Module, ABC):
     same_channels: bool = True
     """Whether student and target must have the same channels (the edge then adds a 1×1 adapter where they differ)."""
 
+    needs_target: bool = True
+    """Whether it learns from a stage of a model; else from the labels, or from nobody."""
+
     @abstractmethod
     def forward(self, student: Features, target: Tensor, labels: Labels, mask: Mask) -> Scalar: ...
 

@@ -24,6 +24,7 @@ class CrossEntropy(Loss):
         class_weights: one weight per class, or the name of a formula over the training split's class frequencies.
     """
 
+    needs_target = False
     weights: Tensor
 
     def __init__(
