@@ -77,10 +77,10 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
 ) -> None:
     for words, expected in (
         (("plan", "recipes/none.yaml"), "recipes/none.yaml: no such recipe"),
-        (("plan", str(recipe), "--set", "optim.lrr=1"), "optim.lrr: unknown key (did you mean 'lr'?)"),
+        (("plan", str(recipe), "--set", "optim.lrr=1"), "clip and accumulate (did you mean 'lr'?)"),
         (("plan", str(recipe), "--set", "models.student.widht=1"), "models.student.widht: unknown key"),
         (("plan", str(recipe), "--set", "losses.cross_entropy.student=student.enc9"), "(did you mean 'enc"),
-        (("evaluate", str(tmp_path)), "not a run directory"),
+        (("evaluate", str(tmp_path / "nothing")), "not a run directory"),
         (("data", "make", "--out", str(tmp_path)), "not empty"),
     ):
         code, out, err = said(capsys, *words)
