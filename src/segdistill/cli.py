@@ -172,7 +172,7 @@ def _print(table: Table) -> None:
     grid = Grid(box=None, header_style="bold", pad_edge=False)
     numeric = [any(isinstance(row[i], int | float) for row in table.rows) for i in range(len(table.columns))]
     for column, right in zip(table.columns, numeric, strict=True):
-        grid.add_column(column, justify="right" if right else "left")
+        grid.add_column(column, justify="right" if right else "left", overflow="fold")
     for row in table.rows:
         grid.add_row(*(_cell(value) for value in row))
     Console().print(grid, markup=False)

@@ -222,9 +222,10 @@ class Work:
         norm = self.accelerator.clip_grad_norm_(self.system.parameters(), limit)
         assert isinstance(norm, Tensor)
         # The one wait for the device in a step: ranks share the averaged gradient, so they decide alike.
-        if bool(norm.isfinite()):
+        finite = bool(norm.isfinite())
+        if finite or self.accelerator.scaler is not None:  # fp16's scaler skips by itself, and has to see it to adapt
             self.optimizer.step()
-        else:
+        if not finite:
             for buffer, before in zip(self.system.buffers(), buffers, strict=True):
                 buffer.copy_(before)
             self._skip(step, [key for batch in batches for key in batch.keys], float(norm))
