@@ -13,7 +13,7 @@ from segdistill.demonstration import demo
 from segdistill.make_data import make
 from segdistill.recipe import dump, override, parse, read
 from segdistill.run import Run
-from segdistill.training import train
+from segdistill.training import Work, train
 from small import content, small
 
 SMALL = ["steps=2", "data.crop=[32,48]", "data.batch=2", "log.wandb=off", "probes.measure.every=0", "data.workers=0"]
@@ -88,6 +88,16 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     assert said(capsys, "plam")[0] == 2
 
 
+def test_ctrl_c_is_exit_code_130(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Work, "update", interrupted)
+    with pytest.raises(SystemExit) as leaving:
+        main(["train", str(recipe), "--run", str(tmp_path / "run")])
+    assert leaving.value.code == 130
+
+
 def test_data_make_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "cityscapes"
     arguments = ("data", "make", "--out", str(root), "--count", "4", "--size", "48", "64")
@@ -104,14 +114,19 @@ def test_data_make_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.slow
-def test_the_demo_compares_three_networks(tmp_path: Path) -> None:
+def test_the_demo_compares_three_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_scenes = ["data.count=6", "data.val_count=4", "data.scene_size=[48,64]", "data.cache=false"]
     table, page = demo(tmp_path / "demo", [*SMALL, *small_scenes])
     assert [row[0] for row in table.rows] == ["teacher", "baseline", "distilled"]
     assert table.rows[1][1] == table.rows[2][1], "baseline and distilled are the same network"
     assert "of the teacher’s GMACs" in page.read_text()
+
+    def update(*_: object) -> None:
+        pytest.fail("a finished arm is not trained again")
+
+    monkeypatch.setattr(Work, "update", update)
     again, _ = demo(tmp_path / "demo", [*SMALL, *small_scenes])
-    assert [row[3] for row in again.rows] == [row[3] for row in table.rows], "finished arms are not trained again"
+    assert again == table
 
 
 def recipes(repository: Path) -> list[Path]:

@@ -23,7 +23,6 @@ from segdistill.data import (
 )
 from segdistill.datasets import Dataset
 from segdistill.datasets.streets import Streets
-from segdistill.mistakes import Mistake
 from segdistill.recipe import AugmentSpec, DataSpec
 from segdistill.types import IGNORE, Batch, ClassTable, Sample
 
@@ -314,11 +313,6 @@ def test_ranks_see_what_one_process_sees() -> None:
     for rank, part in enumerate(parts):
         assert part.keys == whole.keys[rank::2]
         assert torch.equal(part.image, whole.image[rank::2]) and torch.equal(part.labels, whole.labels[rank::2])
-
-
-def test_a_batch_that_cannot_be_shared() -> None:
-    with pytest.raises(Mistake, match=r"^data\.batch: 4 images cannot be shared evenly by 3 processes$"):
-        training_batches(Painted(), spec(), 0, start=0, batch=4, rank=0, ranks=3)
 
 
 @pytest.mark.parametrize(

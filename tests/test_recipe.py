@@ -73,7 +73,9 @@ def test_dump_reads_back(tmp_path: Path) -> None:
 def test_models_and_losses_keep_their_order(tmp_path: Path) -> None:
     """The order of plots and tables, of parameters in the optimiser, and of sums."""
     file = tmp_path / "recipe.yaml"
-    file.write_text(yaml.safe_dump(changed("losses.auxiliary", {"student": "student"}), sort_keys=False))
+    file.write_text(
+        yaml.safe_dump(changed("losses.auxiliary", {"student": "student"}) | {"phases": []}, sort_keys=False)
+    )
     recipe = read(file)
     assert list(recipe.models) == ["teacher", "student"]
     assert list(recipe.losses) == ["cross_entropy", "soft_targets", "auxiliary"]
@@ -465,7 +467,11 @@ def test_two_findings_are_both_told() -> None:
         ),
         ("phases.0.losses", ["cross_entrop"], "phases.0.losses: there is no loss 'cross_entrop'"),
         ("phases.0", {"losses": ["cross_entropy"]}, "phases.0: a phase has either steps or epochs"),
-        ("phases.0", {"steps": 1, "epochs": 1, "losses": []}, "phases.0: a phase has either steps or epochs"),
+        (
+            "phases.0",
+            {"steps": 1, "epochs": 1, "losses": ["soft_targets"]},
+            "phases.0: a phase has either steps or epochs",
+        ),
         ("models.student", {"width": 4}, "models.student: needs a kind (an architecture) or weights (a run)"),
         ("models.teacher", {"kind": "unet", "frozen": True}, "models.teacher: a frozen model needs weights"),
         ("models.other", {"kind": "unet"}, "models.other: learns from nothing"),
@@ -494,3 +500,24 @@ def test_a_name_that_is_no_word(shelf: str) -> None:
 def test_a_follower_has_no_parameters() -> None:
     content = without_teacher("models.average", {"follows": "student", "width": 8})
     assert said_by(content).startswith("models.average.width: not accepted here; it follows student")
+
+
+def test_a_key_that_stands_twice_is_a_mistake(tmp_path: Path) -> None:
+    file = tmp_path / "twice.yaml"
+    file.write_text("steps: 1\nlosses:\n  a: {student: s}\n  a: {student: t}\n")
+    with pytest.raises(Mistake, match="the key 'a' stands twice"):
+        read(file)
+
+
+def test_every_loss_acts_in_some_phase() -> None:
+    content = {
+        "data": {"kind": "streets"},
+        "models": {"s": {"kind": "unet"}},
+        "losses": {"a": {"kind": "cross_entropy", "student": "s"}, "b": {"kind": "cross_entropy", "student": "s"}},
+        "phases": [{"steps": 2, "losses": ["a"]}],
+        "steps": 4,
+    }
+    with pytest.raises(Mistake, match=r"losses\.b: acts in no phase"):
+        parse(content)
+    with pytest.raises(Mistake, match=r"phases\.0\.losses"):
+        parse({**content, "phases": [{"steps": 2, "losses": []}]})

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,10 +18,14 @@ import segdistill
 from segdistill import checkpoint
 from segdistill.assemble import assemble
 from segdistill.checkpoint import digest, load_state
+from segdistill.make_data import make
 from segdistill.mistakes import Mistake
+from segdistill.probes.measure import Measure
 from segdistill.recipe import Recipe, dump
 from segdistill.run import Run
-from segdistill.training import Work, accelerate, train
+from segdistill.system import Stages, System
+from segdistill.training import Work, accelerate, micro_batch, train
+from segdistill.types import Batch, Findings, Step
 from small import content, online, small
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -48,7 +53,7 @@ def test_twenty_steps_follow_the_golden_trajectory(name: str, tmp_path: Path) ->
     if not file.exists():
         file.write_text(json.dumps(losses, indent=1) + "\n")
         pytest.fail(f"{file.name} was missing and has been written; look at it and commit it")
-    assert losses == pytest.approx(json.loads(file.read_text()), rel=2e-3)
+    assert losses == pytest.approx(json.loads(file.read_text()), rel=1e-3)
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path: Path) -> None:
@@ -65,24 +70,24 @@ def test_workers_change_no_bit(tmp_path: Path) -> None:
     assert same(weights(alone), weights(helped))
 
 
-def test_accumulated_batches_are_one_batch(tmp_path: Path) -> None:
-    """With group normalisation and the same number of labelled pixels; uneven void is weighed per micro-batch."""
-    settings = ("models.student.normalisation=group", "optim.kind=sgd", "optim.lr=1", "steps=1", "probes={}")
-    settings = (*settings, "losses.cross_entropy.kind=soft_targets", "losses.cross_entropy.target=other")
-    nodes = {
-        "models": {**content()["models"], "other": {"kind": "unet", "width": 4, "depth": 2, "normalisation": "group"}}
-    }
-    edges = {
+def test_accumulated_parts_are_one_batch(tmp_path: Path) -> None:
+    """With group normalisation and as many counting pixels in each part."""
+    unet = {"kind": "unet", "width": 4, "depth": 2, "normalisation": "group"}
+    edge = {"kind": "soft_targets", "distill_on": "all"}
+    graph = {
+        "models": {"one": unet, "other": unet},
         "losses": {
-            "listen": {"kind": "soft_targets", "student": "student", "target": "other", "distill_on": "all"},
-            "talk": {"kind": "soft_targets", "student": "other", "target": "student", "distill_on": "all"},
-        }
+            "there": {"student": "one", "target": "other", **edge},
+            "back": {"student": "other", "target": "one", **edge},
+        },
+        "optim": {"kind": "sgd", "lr": 1.0},
     }
-    whole = train(small(*settings[:-2], **nodes, **edges), tmp_path / "whole")
-    split = train(small(*settings[:-2], "optim.accumulate=2", **nodes, **edges), tmp_path / "split")
+    whole = train(small("steps=1", **graph), tmp_path / "whole")
+    parts = train(small("steps=1", "optim.accumulate=2", **graph), tmp_path / "parts")
     for name, value in weights(whole).items():
         if name.startswith("system/"):
-            torch.testing.assert_close(value, weights(split)[name], rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(value, weights(parts)[name], rtol=1e-5, atol=1e-6)
+    assert whole.log()[0]["loss"] == pytest.approx(parts.log()[0]["loss"], rel=1e-5)
 
 
 def test_resume_continues_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +95,7 @@ def test_resume_continues_bit_for_bit(tmp_path: Path, monkeypatch: pytest.Monkey
     straight = train(recipe, tmp_path / "straight")
     update = Work.update
 
-    def interrupted(work: Work, batches: list[segdistill.types.Batch], step: int) -> object:  # type: ignore[name-defined]
+    def interrupted(work: Work, batches: list[Batch], step: int) -> Step:
         if step == 6:
             raise RuntimeError("pulled the plug")
         return update(work, batches, step)
@@ -105,23 +110,68 @@ def test_resume_continues_bit_for_bit(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [line.get("loss") for line in resumed.log()] == [line.get("loss") for line in straight.log()]
 
 
-def test_ctrl_c_leaves_a_checkpoint_of_the_last_whole_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = small("checkpoint.every=100")
-    update = Work.update
+def test_ctrl_c_within_a_step_leaves_a_checkpoint_of_the_whole_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small("checkpoint.every=100", **online())
+    forward = System.forward
 
-    def interrupted(work: Work, batches: list[object], step: int) -> object:
+    def interrupted(system: System, batch: Batch, references: dict[str, Stages], step: int) -> Step:
+        result = forward(system, batch, references, step)
         if step == 2:
-            raise KeyboardInterrupt
-        return update(work, batches, step)  # type: ignore[arg-type]
+            signal.raise_signal(signal.SIGINT)
+        return result
 
-    monkeypatch.setattr(Work, "update", interrupted)
+    monkeypatch.setattr(System, "forward", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(recipe, tmp_path / "run")
     monkeypatch.undo()
     found = load_state(Run(tmp_path / "run"))
-    assert found is not None and found[0].step == 2
+    assert found is not None and found[0].step == 3
     resumed = train(recipe, tmp_path / "run", resume=True)
     assert same(weights(resumed), weights(train(recipe, tmp_path / "straight")))
+
+
+def test_an_interrupted_end_is_caught_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(measure: Measure, models: object, dataset: object) -> Findings:
+        raise RuntimeError("no power")
+
+    monkeypatch.setattr(Measure, "__call__", fail)
+    with pytest.raises(RuntimeError, match="no power"):
+        train(small(), tmp_path / "run")
+    monkeypatch.undo()
+    run = train(small(), tmp_path / "run", resume=True)
+    assert run.last_findings("measure") is not None
+    assert segdistill.load(run.path, which="last").stages["logits"].channels == 19
+
+
+def test_a_mistake_leaves_nothing_that_the_next_try_stumbles_over(tmp_path: Path) -> None:
+    for settings in (
+        ("optim.accumulate=3",),
+        ("probes.predictions.count=0",),
+        ("losses.cross_entropy.label_smoothing=2",),
+    ):
+        with pytest.raises(Mistake):
+            train(small(*settings), tmp_path / "run")
+        train(small("steps=1"), tmp_path / "run")
+        shutil.rmtree(tmp_path / "run")
+
+
+def test_a_batch_that_cannot_be_shared() -> None:
+    with pytest.raises(Mistake, match=r"data\.batch: 4 images cannot be shared evenly by 3 processes with"):
+        micro_batch(small(), 3)
+    assert micro_batch(small("optim.accumulate=2"), 2) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_bad_image_is_one_sentence_from_a_worker_too(tmp_path: Path, workers: int) -> None:
+    make(tmp_path / "data", "cityscapes", 4, (48, 64))
+    data = {"kind": "cityscapes", "root": str(tmp_path / "data"), "batch": 4, "crop": [32, 48], "workers": workers}
+    image = sorted((tmp_path / "data").rglob("train/**/*_leftImg8bit.png"))[1]
+    image.write_bytes(image.read_bytes()[:-400])
+    with pytest.raises(Mistake) as told:
+        train(small(data=data), tmp_path / "run")
+    assert image.name in str(told.value) and "Traceback" not in str(told.value)
 
 
 def test_resume_refuses_another_recipe_and_permits_what_is_allowed(tmp_path: Path) -> None:
@@ -303,6 +353,26 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
         assert before["step"] == after["step"]
         if "loss" in before:
             assert before["loss"] == pytest.approx(after["loss"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_two_processes_with_batch_statistics_resume_exactly_and_measure_what_they_save(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(dump(small("steps=6", **online())))
+    for name in ("straight", "resumed"):
+        torchrun(2, "-m", "segdistill", "--", "train", str(recipe), "--run", str(tmp_path / name))
+    straight, resumed = Run(tmp_path / "straight"), Run(tmp_path / "resumed")
+    before = resumed.weights("student", "last").read_bytes()
+    shutil.rmtree(resumed.checkpoints / "step-6")
+    shutil.rmtree(resumed.path / "last")
+    torchrun(2, "-m", "segdistill", "--", "train", str(recipe), "--run", str(resumed.path), "--resume")
+    assert resumed.weights("student", "last").read_bytes() == before
+    assert same(weights(straight), weights(resumed))
+    measured = straight.last_findings("measure")
+    assert measured is not None
+    for name in ("teacher", "student", "average"):
+        alone = segdistill.evaluate(straight.path, model=name, which="last").numbers[f"{name}/mean_iou"]
+        assert measured.numbers[f"{name}/mean_iou"] == pytest.approx(alone, abs=1e-12)
 
 
 def test_launched_for_two_but_running_alone_is_a_mistake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

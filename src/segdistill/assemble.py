@@ -74,9 +74,11 @@ def assemble(recipe: Recipe) -> Assembly:
         if spec.follows is not None:
             models[name] = _model(name, recipe.models[spec.follows], classes, recipe.seed)
             models[name].load_state_dict(models[spec.follows].state_dict())
-            following[name] = Following(spec.follows, spec.decay)
+            following[name] = Following(spec.follows, 0.999 if spec.decay is None else spec.decay)
     connections: list[str] = []
     ends = {name: _ends(name, spec, models, len(classes.names)) for name, spec in recipe.losses.items()}
+    for name, spec in recipe.losses.items():  # bad parameters are a mistake before the data are read
+        _loss(name, spec, ends[name], recipe, [1] * len(classes.names))
     if recipe.data.cache:
         train, val = Cached(train), Cached(val)
     class_pixels = _once(lambda: count_pixels(train))
@@ -227,7 +229,8 @@ def _model(name: str, spec: ModelSpec, classes: ClassTable, seed: int) -> Model:
         file = weights_file(spec.weights, _same_name(spec.weights, name))
         theirs = read_card(file).classes.names
         if theirs != classes.names:
-            raise Mistake(f"models.{name}.weights: {file} knows other classes than the data: {_diff(theirs, classes)}")
+            found = difference(theirs, classes)
+            raise Mistake(f"models.{name}.weights: {file} knows other classes than the data: {found}")
         load_weights(file, model)
     return _as_model(model.to(memory_format=torch.channels_last))  # pyright: ignore[reportCallIssue]
 
@@ -240,7 +243,8 @@ def _seeded(seed: int, name: str) -> Generator[None]:
         yield
 
 
-def _diff(theirs: tuple[str, ...], classes: ClassTable) -> str:
+def difference(theirs: tuple[str, ...], classes: ClassTable) -> str:
+    """How the classes of a weights file differ from the data's, in words."""
     only_theirs = [name for name in theirs if name not in classes.names]
     only_ours = [name for name in classes.names if name not in theirs]
     if not only_theirs and not only_ours:
@@ -283,23 +287,11 @@ def _tap(where: str, path: str, models: Mapping[str, Model]) -> tuple[Tap, Stage
 def _edge(
     name: str, spec: LossSpec, ends: _Ends, recipe: Recipe, class_pixels: list[int], connections: list[str]
 ) -> Edge:
-    part = parts.find("losses", spec.kind or name, f"losses.{name}.kind")
     student, target = ends.student_stage, ends.target_stage
     adapter: nn.Module = nn.Identity()
     done: list[str] = []
     with _seeded(recipe.seed, f"losses.{name}"):
-        try:
-            loss = parts.build(
-                part,
-                spec.parameters,
-                num_classes=len(class_pixels),
-                class_pixels=class_pixels,
-                channels=target.channels,
-                seed=recipe.seed,
-            )
-        except Mistake as mistake:
-            raise Mistake(f"losses.{name}.{mistake}") from mistake
-        assert isinstance(loss, Loss)
+        loss = _loss(name, spec, ends, recipe, class_pixels)
         if loss.same_channels and student.channels != target.channels:
             adapter = nn.Conv2d(student.channels, target.channels, 1, bias=False)
     if not isinstance(adapter, nn.Identity):
@@ -316,6 +308,23 @@ def _edge(
         distill_on=spec.distill_on,
         adapter=adapter,
     )
+
+
+def _loss(name: str, spec: LossSpec, ends: _Ends, recipe: Recipe, class_pixels: list[int]) -> Loss:
+    part = parts.find("losses", spec.kind or name, f"losses.{name}.kind")
+    try:
+        loss = parts.build(
+            part,
+            spec.parameters,
+            num_classes=len(class_pixels),
+            class_pixels=class_pixels,
+            channels=ends.target_stage.channels,
+            seed=recipe.seed,
+        )
+    except Mistake as mistake:
+        raise Mistake(f"losses.{name}.{mistake}") from mistake
+    assert isinstance(loss, Loss)
+    return loss
 
 
 def _phases(recipe: Recipe, images: int) -> list[Phase]:

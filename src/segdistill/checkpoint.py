@@ -88,17 +88,19 @@ def save_state(run: Run, state: State, keep: int) -> Path:
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     final = run.checkpoints / f"step-{state.step}"
     temporary = run.checkpoints / f".step-{state.step}.{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    for torn in run.checkpoints.glob(".step-*"):  # of saves that were killed
+        shutil.rmtree(torn)
     temporary.mkdir()
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}
     write_bytes(temporary / "state.safetensors", save(tensors))
     write_json(temporary / "state.json", {"step": state.step, **state.facts})
     digests = {file.name: sha256(file) for file in sorted(temporary.iterdir())}
     write_json(temporary / MANIFEST, {"step": state.step, "sha256": digests})
-    if final.exists():  # a damaged one that a resume walked past
-        shutil.rmtree(final)
+    if final.exists():  # a damaged one that a resume walked past, or the last step's before its probes
+        final.rename(run.checkpoints / f".step-{state.step}.old")
     temporary.rename(final)
     sync_folder(run.checkpoints)
+    shutil.rmtree(run.checkpoints / f".step-{state.step}.old", ignore_errors=True)
     for old in _steps(run)[:-keep]:
         shutil.rmtree(run.checkpoints / f"step-{old}")
     return final
@@ -120,7 +122,8 @@ def load_state(run: Run) -> tuple[State, Sequence[str]] | None:
 
 
 def _steps(run: Run) -> list[int]:
-    return sorted(int(folder.name.removeprefix("step-")) for folder in run.checkpoints.glob("step-*"))
+    folders = [folder.name.removeprefix("step-") for folder in run.checkpoints.glob("step-*")]
+    return sorted(int(step) for step in folders if step.isdecimal())
 
 
 def _damage(folder: Path) -> str | None:

@@ -204,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"segdistill: {mistake}", file=sys.stderr)
         sys.exit(2)
-    except (OSError, RuntimeError, FloatingPointError) as error:
+    except (OSError, RuntimeError, FloatingPointError, ValueError) as error:
         if debug:
             raise
         print(f"segdistill: {error} (--debug shows where)", file=sys.stderr)

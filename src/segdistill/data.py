@@ -103,16 +103,19 @@ class Order(Sampler[list[Place]]):
 
 
 @final
-class Augmented(TorchDataset[Crop]):
-    """(epoch, index) -> a random crop of that sample."""
+class Augmented(TorchDataset["Crop | Mistake"]):
+    """(epoch, index) -> a random crop of that sample; a bad file's sentence travels as a value out of a worker."""
 
     def __init__(self, dataset: Dataset, spec: DataSpec, crop: tuple[int, int], seed: int) -> None:
         self.dataset, self.spec, self.crop, self.seed = dataset, spec, crop, seed
 
-    def __getitem__(self, place: Place) -> Crop:
+    def __getitem__(self, place: Place) -> Crop | Mistake:
         epoch, index = place
         random = np.random.default_rng([self.seed, epoch, index])
-        return augment(self.dataset[index], self.spec.size, self.crop, self.spec.augment, random)
+        try:
+            return augment(self.dataset[index], self.spec.size, self.crop, self.spec.augment, random)
+        except Mistake as mistake:
+            return mistake
 
 
 def augment(
@@ -161,7 +164,11 @@ def jitter(image: np.ndarray, strength: float, random: np.random.Generator) -> n
     return x.clip(0, 255).round().astype(np.uint8)
 
 
-def collate(crops: Sequence[Crop]) -> Batch:
+def collate(items: Sequence[Crop | Mistake]) -> Batch | Mistake:
+    for item in items:
+        if isinstance(item, Mistake):
+            return item
+    crops = [item for item in items if not isinstance(item, Mistake)]
     return Batch(
         torch.stack([crop.image for crop in crops]),
         torch.stack([crop.labels for crop in crops]).long(),
@@ -176,14 +183,19 @@ def training_batches(
     """Batches without end, from batch number `start` on; `batch` images over all ranks.
 
     Raises:
-        Mistake: the batch cannot be shared by the ranks, or workers were asked for with an empty set.
+        Mistake: a sample cannot be read.
     """
-    if batch % ranks:
-        raise Mistake(f"data.batch: {batch} images cannot be shared evenly by {ranks} processes")
     order = Order(len(dataset), batch, seed, start=start, rank=rank, ranks=ranks)
     feed = Augmented(dataset, spec, crop_size(dataset, spec), seed)
     loader = DataLoader(feed, batch_sampler=order, num_workers=spec.workers, collate_fn=collate, pin_memory=pin)
-    return iter(loader)
+    return _raising(iter(loader))
+
+
+def _raising(items: Iterator[Batch | Mistake]) -> Iterator[Batch]:
+    for item in items:
+        if isinstance(item, Mistake):
+            raise item
+        yield item
 
 
 def crop_size(dataset: Dataset, spec: DataSpec) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from segdistill.mistakes import Mistake
 from segdistill.recipe import read
 from segdistill.reporting import report
 from segdistill.run import Run
@@ -39,7 +40,8 @@ def _row(run: Run) -> list[str | int | float | None]:
     """A run's one trained network."""
     name = read(run.recipe_file).trained()[0]
     measured, speed = run.last_findings("measure"), run.last_findings("speed")
-    assert measured is not None and speed is not None
+    if measured is None or speed is None:
+        raise Mistake("probes: the demo's table needs measure and speed")
     best = max(found.numbers[f"{name}/mean_iou"] for _, found in run.findings("measure"))
     cost = speed.numbers
     return [

@@ -1,9 +1,11 @@
-"""Measure a finished run, or any weights file, on a split."""
+"""Measure a finished run on a split."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from segdistill.assemble import load, open_split, weights_file
+import torch
+
+from segdistill.assemble import difference, load, open_split, weights_file
 from segdistill.checkpoint import read_card
 from segdistill.mistakes import Mistake
 from segdistill.probes.measure import Measure
@@ -27,8 +29,11 @@ def evaluate(
         split: a split of the dataset; default: the one the run was validated on.
         model: which network; needed where the run trained several.
         which: best (by validation mIoU) or last.
-        settings: `a.b=c` overrides of the run's recipe, such as `data.root=…`.
+        settings: `data.x=…` overrides of the run's recipe, such as `data.root=…`.
     """
+    for setting in settings:
+        if not setting.startswith("data."):
+            raise Mistake(f"--set {setting}: only data.… can be changed when a finished run is evaluated")
     directory = Run(run).require()
     content = override(read(directory.recipe_file).model_dump(mode="json", exclude_none=True), settings)
     spec = parse(content).data
@@ -36,6 +41,9 @@ def evaluate(
     file = weights_file(run, model, which)
     classes = read_card(file).classes
     if classes.names != dataset.classes.names:
-        raise Mistake(f"{file}: knows {len(classes.names)} classes, the data have other {len(dataset.classes.names)}")
+        found = difference(classes.names, dataset.classes)
+        raise Mistake(f"{file} knows other classes than the data: {found}")
     probe = Measure(classes=classes, input_size=spec.size)
-    return probe({file.stem: load(file)}, dataset)
+    network = load(file)
+    network.to("cuda" if torch.cuda.is_available() else "cpu")
+    return probe({file.stem: network}, dataset)

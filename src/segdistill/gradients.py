@@ -38,22 +38,26 @@ def pulls(system: System, frozen: Frozen, batch: Batch, step: int = 0) -> dict[s
     return found
 
 
-def require_pull(system: System, frozen: Frozen, batch: Batch, step: int, edges: Collection[str]) -> None:
-    """See that edges which act for the first time move something.
+def require_pull(system: System, frozen: Frozen, batch: Batch, step: int, edges: Collection[str]) -> set[str]:
+    """Those of the edges that move something with this batch.
 
-    Two silences are right: a batch without a pixel that counts, and a moving average that still equals its student.
+    Two silences are right: a batch without a pixel that counts, which proves nothing either way, and a moving average
+    that still equals its student.
 
     Raises:
         Mistake: an edge's gradient is exactly zero.
     """
+    proven: set[str] = set()
     for name, pull in pulls(system, frozen, batch, step).items():
         edge = system.edge(name)
         counts = edge.mask(batch)
         if edge.target.node == LABELS:
             counts = counts & (batch.labels != IGNORE)
-        silent = edge.target.node in frozen.following or not bool(counts.any())
-        if name in edges and pull.weight > 0 and pull.norm == 0 and not silent:
+        if pull.norm != 0 or pull.weight == 0 or edge.target.node in frozen.following:
+            proven.add(name)
+        elif name in edges and bool(counts.any()):
             raise Mistake(
                 f"losses.{name}: its gradient is exactly zero in its first step, {edge.student} <- {edge.target} "
                 f"teaches nothing"
             )
+    return proven & set(edges)

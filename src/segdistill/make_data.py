@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from rich.progress import track
 
-from segdistill.assemble import open_split, resolve
+from segdistill.assemble import open_split
 from segdistill.datasets import Dataset
 from segdistill.datasets.streets import Streets
 from segdistill.layouts import write
@@ -41,7 +41,7 @@ def make(
 
 def check(recipe: Path | str, settings: Sequence[str] = ()) -> tuple[list[str], Table]:
     """One sentence per sample that cannot be used, and labelled pixels per class and split."""
-    spec = resolve(read(recipe, settings)).data
+    spec = read(recipe, settings).data
     bad: list[str] = []
     counts: dict[str, np.ndarray] = {}
     classes: tuple[str, ...] = ()

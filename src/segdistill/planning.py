@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import torch
 
-from segdistill.assemble import Assembly, assemble
+from segdistill.assemble import Assembly, assemble, probes
 from segdistill.data import crop_size, to_device, training_batches
 from segdistill.gradients import pulls
 from segdistill.models import Model
 from segdistill.probes.speed import gmac, parameters
-from segdistill.recipe import Recipe, read
+from segdistill.recipe import Recipe, take
 from segdistill.system import Frozen, System
 from segdistill.training import accelerate, micro_batch
 from segdistill.types import Batch, Table
@@ -34,13 +34,14 @@ def plan(recipe: Recipe | Path | str, settings: tuple[str, ...] = (), steps: int
     Args:
         steps: training steps to time, after one to warm up.
     """
-    recipe = recipe if isinstance(recipe, Recipe) else read(recipe, settings)
+    recipe = take(recipe, settings)
     accelerator = accelerate(recipe)
     torch.manual_seed(recipe.seed)
     assembly = assemble(recipe)
     recipe, device = assembly.recipe, accelerator.device
     system, frozen = assembly.system.to(device), assembly.frozen.to(device)
-    images = micro_batch(recipe)
+    images = micro_batch(recipe, 1)
+    probes(recipe, assembly.classes)
     batches = training_batches(
         assembly.train,
         recipe.data.model_copy(update={"workers": 0}),
@@ -81,7 +82,9 @@ def plan(recipe: Recipe | Path | str, settings: tuple[str, ...] = (), steps: int
 def _edges(system: System, frozen: Frozen, batch: Batch) -> Table:
     rows = [
         [name, str(system.edge(name).student), str(system.edge(name).target), pull.value, pull.weight, pull.norm]
-        for name, pull in pulls(system, frozen, batch).items()
+        for first in sorted(set(system.first_steps.values()))
+        for name, pull in pulls(system, frozen, batch, first).items()
+        if system.first_steps[name] == first
     ]
     return Table(["edge", "student", "target", "first value", "weight", "gradient norm"], rows)
 

@@ -53,7 +53,7 @@ class DataSpec(_PartSpec):
 
     kind: str
     batch: int = Field(default=8, gt=0)
-    """Images per step, over all processes."""
+    """Images per update, over all processes and parts."""
     size: tuple[PositiveInt, PositiveInt] | None = None
     """[height, width] that images are resized to for the network; labels keep their size. Default: as they are."""
     crop: tuple[PositiveInt, PositiveInt] | None = None
@@ -74,7 +74,8 @@ class ModelSpec(_PartSpec):
     weights: str | None = None
     frozen: bool = False
     follows: str | None = None
-    decay: float = Field(default=0.999, ge=0, le=1)
+    decay: float | None = Field(default=None, ge=0, le=1)
+    """Of a moving average; default 0.999, less in the first steps."""
 
 
 @final
@@ -97,7 +98,7 @@ class PhaseSpec(_Spec):
 
     steps: int | None = Field(default=None, gt=0)
     epochs: float | None = Field(default=None, gt=0)
-    losses: tuple[str, ...]
+    losses: tuple[str, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _one_length(self) -> "PhaseSpec":
@@ -114,13 +115,13 @@ class OptimSpec(_Spec):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """SGD's momentum, AdamW's first beta."""
     schedule: Literal["poly", "cosine", "constant"] = "poly"
-    power: float = 0.9
+    power: float = Field(default=0.9, gt=0)
     """Of the poly schedule."""
     warmup: int = Field(default=0, ge=0)
     clip: float | None = Field(default=None, gt=0)
     """Largest norm of the whole gradient."""
     accumulate: int = Field(default=1, gt=0)
-    """Batches per update."""
+    """Parts that a batch is split into when it does not fit into memory; each part has its own count of pixels."""
 
 
 @final
@@ -179,6 +180,10 @@ class Recipe(_Spec):
             if model.follows is not None and (model.follows not in self.trained()):
                 found = nearest(model.follows, self.trained())
                 raise ValueError(f"models.{name}.follows: '{model.follows}' is no model that learns{found}")
+            if model.follows is not None and (model.kind or model.weights):
+                raise ValueError(f"models.{name}: follows {model.follows} and is built like it; no kind, no weights")
+            if model.follows is None and model.decay is not None:
+                raise ValueError(f"models.{name}.decay: only a model that follows another has a decay")
             if model.kind is None and model.weights is None and model.follows is None:
                 raise ValueError(f"models.{name}: needs a kind (an architecture) or weights (a run)")
             if model.frozen and model.weights is None and model.follows is None:
@@ -195,6 +200,10 @@ class Recipe(_Spec):
             for loss in phase.losses:
                 if loss not in self.losses:
                     raise ValueError(f"phases.{index}.losses: there is no loss '{loss}'{nearest(loss, self.losses)}")
+        acting = {loss for phase in self.phases for loss in phase.losses}
+        for name in self.losses if self.phases else ():
+            if name not in acting:
+                raise ValueError(f"losses.{name}: acts in no phase")
         idle = [name for name in self.trained() if all(e.student.split(".")[0] != name for e in self.losses.values())]
         if idle:
             raise ValueError(f"models.{idle[0]}: learns from nothing; no loss has it as its student (frozen: true?)")
@@ -211,7 +220,7 @@ def read(path: Path | str, settings: Sequence[str] = ()) -> Recipe:
     if not file.is_file():
         raise Mistake(f"{file}: no such recipe{nearest(file.name, (p.name for p in file.parent.glob('*.yaml')))}")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf8"))
+        content = _yaml(file.read_text(encoding="utf8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Mistake(f"{file}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
@@ -239,12 +248,19 @@ def override(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, A
         try:
             for name in path:
                 place = place[int(name)] if isinstance(place, list) else place.setdefault(name, {})
-            place[int(last) if isinstance(place, list) else last] = yaml.safe_load(value)
+            place[int(last) if isinstance(place, list) else last] = _yaml(value)
         except (AttributeError, TypeError, ValueError, IndexError) as error:
             raise Mistake(f"--set {key}: the recipe has no such place") from error
         except yaml.YAMLError as error:
             raise Mistake(f"--set {key}: {value!r} is not YAML") from error
     return copy
+
+
+def take(recipe: Recipe | Path | str, settings: Sequence[str] = ()) -> Recipe:
+    """A recipe, given as one or as a file, with overrides applied."""
+    if not isinstance(recipe, Recipe):
+        return read(recipe, settings)
+    return parse(override(recipe.model_dump(mode="json", exclude_none=True), settings)) if settings else recipe
 
 
 def dump(recipe: Recipe) -> str:
@@ -254,14 +270,38 @@ def dump(recipe: Recipe) -> str:
 
 def differences(old: Recipe, new: Recipe) -> dict[str, tuple[object, object]]:
     """Dotted key -> (old value, new value), where two recipes differ."""
-    before, after = _flat(old.model_dump(mode="json")), _flat(new.model_dump(mode="json"))
+    before, after = flat(old), flat(new)
     return {k: (before.get(k), after.get(k)) for k in sorted({*before, *after}) if before.get(k) != after.get(k)}
+
+
+def flat(recipe: Recipe) -> dict[str, object]:
+    """Dotted key -> value."""
+    return _flat(recipe.model_dump(mode="json"))
 
 
 def _flat(content: object, prefix: str = "") -> dict[str, object]:
     if isinstance(content, dict) and content:
         return {k: v for name, value in content.items() for k, v in _flat(value, f"{prefix}{name}.").items()}
     return {prefix.rstrip("."): content}
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which a key that stands twice is an error; otherwise the second would silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"the key '{key}' stands twice{node.start_mark}")
+        return super().construct_mapping(node, deep)
+
+
+def _yaml(text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def _accepted(place: Sequence[int | str]) -> Iterable[str]:

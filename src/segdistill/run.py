@@ -57,6 +57,10 @@ class Run:
     def exists(self) -> bool:
         return self.recipe_file.exists()
 
+    def begun(self) -> bool:
+        """Whether anything was trained here; a folder that only a mistake left behind may be used again."""
+        return self.exists() and (self.checkpoints.exists() or bool(self.log()))
+
     def require(self) -> "Run":
         """This run, or the mistake of naming a folder that is none."""
         if not self.exists():
@@ -79,7 +83,7 @@ class Run:
         kept = [json.dumps(line) + "\n" for line in self.log() if line["step"] <= step]
         write_text(self.log_file, "".join(kept))
         for folder in (self.path / "findings").glob("*/*"):
-            if int(folder.name) > step:
+            if folder.name.isdecimal() and int(folder.name) > step:
                 shutil.rmtree(folder)
 
     def write_findings(self, probe: str, step: int, findings: Findings) -> Path:

@@ -1,7 +1,7 @@
 """The graph at work: `System` holds what learns (models and edges), `Frozen` what teaches and never learns."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple, Protocol, final
+from typing import NamedTuple, final
 
 import torch
 import torch.nn.functional as F
@@ -83,6 +83,12 @@ class System(nn.Module):
         self.models = nn.ModuleDict(models)
         self.edges = nn.ModuleDict(edges)
         self.phases = tuple(phases)
+        self.first_steps: dict[str, int] = {}
+        """The step in which each edge acts for the first time."""
+        begin = 0
+        for phase in self.phases or (Phase(1, frozenset(edges)),):
+            self.first_steps |= {name: begin for name in edges if name in phase.edges - set(self.first_steps)}
+            begin += phase.steps
 
     def acting(self, step: int) -> list[str]:
         """The edges that act in this step: a pure function of the step."""
@@ -94,12 +100,6 @@ class System(nn.Module):
                     return [name for name in names if name in phase.edges]
                 offset -= phase.steps
         return names
-
-    def acting_first(self, step: int) -> set[str]:
-        """The edges that act in this step and in none before."""
-        period = sum(phase.steps for phase in self.phases) or 1
-        earlier = {name for before in range(min(step, period)) for name in self.acting(before)}
-        return set(self.acting(step)) - earlier if step <= period else set()
 
     def edge(self, name: str) -> Edge:
         edge = self.edges[name]
@@ -175,9 +175,3 @@ class Frozen:
         for model in self.models.values():
             model.to(device)
         return self
-
-
-class Caller(Protocol):
-    """A System, or the wrapper of one for several processes."""
-
-    def __call__(self, batch: Batch, references: Mapping[str, Stages], step: int) -> Step: ...

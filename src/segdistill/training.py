@@ -2,6 +2,8 @@
 
 import math
 import os
+import signal
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -9,9 +11,10 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -30,9 +33,9 @@ from segdistill.checkpoint import (
 )
 from segdistill.data import to_device, training_batches
 from segdistill.gradients import require_pull
-from segdistill.mistakes import Mistake
+from segdistill.mistakes import Mistake, nearest
 from segdistill.optim import optimiser, rate, set_rate
-from segdistill.recipe import Recipe, differences, dump, read
+from segdistill.recipe import Recipe, differences, dump, flat, read, take
 from segdistill.run import Run, provenance, write_json, write_text
 from segdistill.system import System
 from segdistill.track import Tracker
@@ -64,15 +67,17 @@ def train(
         FloatingPointError: too many updates in a row were not finite.
     """
     path = Path(run) if run is not None else default_run(recipe)
-    recipe = recipe if isinstance(recipe, Recipe) else read(recipe, settings)
+    recipe = take(recipe, settings)
     accelerator = accelerate(recipe)
+    micro_batch(recipe, accelerator.num_processes)
     directory = Run(path)
-    if directory.exists() and not resume:
+    if directory.begun() and not resume:
         raise Mistake(f"{path}: a run is there already; --resume goes on with it, --run names another")
     torch.manual_seed(recipe.seed)
     assembly = assemble(recipe)
+    house.probes(assembly.recipe, assembly.classes)
     if accelerator.is_main_process:
-        _open(directory, assembly, resume, allow_change)
+        _open(directory, assembly, allow_change)
     accelerator.wait_for_everyone()
     work = Work(directory, assembly, accelerator)
     try:
@@ -114,12 +119,16 @@ def _may_rest(recipe: Recipe) -> bool:
     return bool(recipe.phases) or not set(recipe.trained()) <= at_logits
 
 
-def _open(directory: Run, assembly: Assembly, resume: bool, allow_change: Sequence[str]) -> None:
+def _open(directory: Run, assembly: Assembly, allow_change: Sequence[str]) -> None:
     """Start the run directory, or see that the one that is resumed is of the same recipe, data and teachers."""
     info: dict[str, Any] = {**provenance(assembly.recipe.seed), "fingerprints": dict(assembly.fingerprints)}
-    if resume and directory.exists():
+    if directory.begun():
         old = read(directory.recipe_file)
-        changed = differences(house.resolve(old), assembly.recipe)
+        changed = differences(old, assembly.recipe)
+        known = {*flat(old), *flat(assembly.recipe), *(f"fingerprints.{name}" for name in assembly.fingerprints)}
+        for allowed in allow_change:
+            if not any(key == allowed or key.startswith(allowed + ".") for key in known):
+                raise Mistake(f"--allow-change {allowed}: the recipe has no such key{nearest(allowed, known)}")
         for key, (before, after) in changed.items():
             if not any(key == allowed or key.startswith(allowed + ".") for allowed in allow_change):
                 raise Mistake(f"{key}: the run has {before}, this recipe has {after}; --allow-change {key} permits it")
@@ -150,6 +159,7 @@ class Work:
         self.best: dict[str, float] = {}
         self.skipped: list[dict[str, Any]] = []
         self.random: dict[str, Tensor] = {}
+        self.numbers: dict[str, dict[str, float]] = {}
         self.start = self.restore()
         self.caller: Any = self.system
         if accelerator.num_processes > 1 or accelerator.mixed_precision != "no":
@@ -161,11 +171,16 @@ class Work:
         self.clock = (self.began, self.start)
         self.away = 0.0
         """Seconds since the last log line that went into probes and checkpoints."""
-        self.numbers: dict[str, dict[str, float]] = {}
+        self.unproven = {name for name, first in self.system.first_steps.items() if first >= self.start}
+        """Edges that have not yet moved anything."""
 
     def run(self) -> None:
         recipe, steps = self.recipe, self.recipe.steps
-        if self.start >= steps:
+        if self.start > steps:
+            raise Mistake(f"steps: the run has done {self.start} already, this recipe has {steps}")
+        if self.start == steps and all(
+            self.directory.weights(name, "last").exists() for name in self.assembly.models()
+        ):
             return
         self.tracker = self._tracker() if self.accelerator.is_main_process else None
         split = recipe.optim.accumulate
@@ -174,15 +189,14 @@ class Work:
             recipe.data,
             recipe.seed,
             start=self.start * split,
-            batch=micro_batch(recipe),
+            batch=micro_batch(recipe, self.accelerator.num_processes),
             rank=self.accelerator.process_index,
             ranks=self.accelerator.num_processes,
             pin=self.accelerator.device.type == "cuda",
         )
         if self.random:  # only now: a loader draws a number of its own when it starts
             restore_random(self.random)
-        done = self.start
-        with self.tracker or nullcontext():
+        with self.tracker or nullcontext(), _Patience() as patience:
             try:
                 for step in range(self.start, steps):
                     set_rate(self.optimizer, rate(recipe.optim, step, steps))
@@ -190,34 +204,32 @@ class Work:
                     self.check(fed[0], step)
                     result = self.update(fed, step)
                     self.frozen.follow(dict(self.system.models), step)
-                    done = step + 1
-                    self.watch(done, result)
-            except KeyboardInterrupt:
-                self.save(done)
-                raise
-        self.close()
+                    self.watch(step + 1, result)
+                    if self._anyone(patience.asked):
+                        self.save(step + 1)
+                        raise KeyboardInterrupt
+                self.conclude(steps)
+            finally:
+                self._count_seconds()
 
     def check(self, batch: Batch, step: int) -> None:
-        """An edge that acts for the first time must move something."""
-        fresh = self.system.acting_first(step)
-        if fresh:
+        """An edge must move something with the first batch that has pixels for it."""
+        waiting = self.unproven & set(self.system.acting(step))
+        if waiting:
             with self.accelerator.autocast():
-                require_pull(self.system, self.frozen, batch, step, fresh)
+                self.unproven -= require_pull(self.system, self.frozen, batch, step, waiting)
 
     def update(self, batches: list[Batch], step: int) -> Step:
         """One optimiser step; a gradient that is not finite changes nothing, BatchNorm statistics included."""
         wanted = self.system.listened_to(step)
         buffers = [buffer.clone() for buffer in self.system.buffers()]
-        result = Step(torch.zeros(()), {})
+        parts: list[Step] = []
         for number, batch in enumerate(batches, 1):
             with self.accelerator.autocast():
                 references = self.frozen(batch.image, wanted)
-            if number < len(batches):
-                with self.accelerator.no_sync(self.caller):
-                    self.accelerator.backward(self.caller(batch, references, step).loss / len(batches))
-                continue
-            result = self.caller(batch, references, step)
-            self.accelerator.backward(result.loss / len(batches))
+            with self.accelerator.no_sync(self.caller) if number < len(batches) else nullcontext():
+                parts.append(self.caller(batch, references, step))
+                self.accelerator.backward(parts[-1].loss / len(batches))
         limit = self.recipe.optim.clip or math.inf
         norm = self.accelerator.clip_grad_norm_(self.system.parameters(), limit)
         assert isinstance(norm, Tensor)
@@ -228,10 +240,14 @@ class Work:
         if not finite:
             for buffer, before in zip(self.system.buffers(), buffers, strict=True):
                 buffer.copy_(before)
-            self._skip(step, [key for batch in batches for key in batch.keys], float(norm))
+            self._skip(step, gather_object([key for batch in batches for key in batch.keys]), float(norm))
         self.optimizer.zero_grad()
+        if self.accelerator.num_processes > 1:  # BatchNorm: every process goes on with the first one's statistics
+            for buffer in self.system.buffers():
+                dist.broadcast(buffer, 0)
         self._gather("gradient_norm", norm)
-        return result
+        losses = {name: torch.stack([part.losses[name].detach() for part in parts]).mean() for name in parts[0].losses}
+        return Step(torch.stack([part.loss.detach() for part in parts]).mean(), losses)
 
     def watch(self, step: int, result: Step) -> None:
         """After `step` updates: log, probe, checkpoint; each knows its own `every`."""
@@ -242,14 +258,22 @@ class Work:
         if step % recipe.log.every == 0 or step == recipe.steps:
             self._log(step)
         begin = time.perf_counter()
-        for name, (every, _, _) in self.probes.items():
-            if step == recipe.steps or (every and step % every == 0):
-                self.probe(name, step)
-        if step == recipe.steps:
-            self.finish(step)
+        if step < recipe.steps:
+            for name, (every, _, _) in self.probes.items():
+                if every and step % every == 0:
+                    self.probe(name, step)
         if step % recipe.checkpoint.every == 0 or step == recipe.steps:
             self.save(step)
         self.away += time.perf_counter() - begin
+
+    def conclude(self, step: int) -> None:
+        """After the last step, whose checkpoint is written: every probe once more, and the last weights."""
+        for name in self.probes:
+            self.probe(name, step)
+        for model in self.assembly.models() if self.accelerator.is_main_process else ():
+            for which in ("last",) if model in self.best else ("best", "last"):
+                self.keep(model, which, step)
+        self.save(step)
 
     def probe(self, name: str, step: int) -> None:
         """Let a probe look at the models; a better mIoU keeps the weights."""
@@ -269,12 +293,6 @@ class Work:
                 if self.numbers[model]["mean_iou"] > self.best.get(model, -1.0):
                     self.best[model] = self.numbers[model]["mean_iou"]
                     self.keep(model, "best", step)
-
-    def finish(self, step: int) -> None:
-        """The last weights; they are the best ones where nothing was measured."""
-        for model in self.assembly.models() if self.accelerator.is_main_process else ():
-            for which in ("last",) if model in self.best else ("last", "best"):
-                self.keep(model, which, step)
 
     def keep(self, model: str, which: str, step: int) -> None:
         card = self.assembly.card(model, step, self.numbers.get(model, {}))
@@ -316,11 +334,19 @@ class Work:
             self.accelerator.scaler.load_state_dict(state.facts["scaler"])
         return state.step
 
-    def close(self) -> None:
+    def _count_seconds(self) -> None:
         if self.accelerator.is_main_process:
             info = self.directory.info()
             info["seconds"] = info.get("seconds", 0.0) + time.perf_counter() - self.began
             write_json(self.directory.info_file, info)
+
+    def _anyone(self, asked: bool) -> bool:
+        """Whether any process was asked to stop; they stop together."""
+        if self.accelerator.num_processes == 1:
+            return asked
+        said = torch.tensor(float(asked), device=self.accelerator.device)
+        dist.all_reduce(said)
+        return bool(said > 0)
 
     def _tracker(self) -> Tracker:
         recipe = self.recipe
@@ -364,11 +390,38 @@ class Work:
             )
 
 
-def micro_batch(recipe: Recipe) -> int:
+def micro_batch(recipe: Recipe, processes: int) -> int:
     """Images of one forward over all processes; `optim.accumulate` of them make `data.batch`."""
-    if recipe.data.batch % recipe.optim.accumulate:
-        raise Mistake(f"data.batch: {recipe.data.batch} is no multiple of optim.accumulate {recipe.optim.accumulate}")
+    parts = recipe.optim.accumulate * processes
+    if recipe.data.batch % parts:
+        raise Mistake(
+            f"data.batch: {recipe.data.batch} images cannot be shared evenly by {processes} processes with "
+            f"optim.accumulate {recipe.optim.accumulate}"
+        )
     return recipe.data.batch // recipe.optim.accumulate
+
+
+@final
+class _Patience:
+    """Ctrl-C asks to stop after the step at hand; a second one stops at once, and the last checkpoint counts."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __enter__(self) -> "_Patience":
+        self.in_charge = threading.current_thread() is threading.main_thread()
+        if self.in_charge:
+            self.before = signal.signal(signal.SIGINT, self._hear)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.in_charge:
+            signal.signal(signal.SIGINT, self.before)
+
+    def _hear(self, number: int, frame: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
 
 
 def under_name(numbers: Mapping[str, float], model: str) -> dict[str, float]:

@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from segdistill.datasets import Dataset
+from segdistill.mistakes import Mistake
 from segdistill.models import Model
 from segdistill.probes import Probe
 from segdistill.types import Findings
@@ -23,6 +24,8 @@ class Speed(Probe):
     """
 
     def __init__(self, repeats: int = 20, *, input_size: tuple[int, int] | None) -> None:
+        if repeats < 1:
+            raise Mistake(f"repeats: expected at least 1, got {repeats}")
         self.repeats, self.size = repeats, input_size
 
     @torch.no_grad()
