@@ -299,7 +299,7 @@ def test_the_page_of_large_pictures_stays_small(tmp_path: Path) -> None:
 
 def test_what_makes_a_comparison_unfair_is_said(tmp_path: Path) -> None:
     distilled, _, large = three(tmp_path)
-    info = {"data": "other", "host": {"processor": "fast"}, "warnings": ["2 steps were skipped"]}
+    info = {"fingerprints": {"val": "other"}, "host": {"processor": "fast"}, "warnings": ["2 steps were skipped"]}
     student = {"student": {"kind": "unet", "width": 16}}
     short = fabricate(tmp_path / "short", {"student": 0.5}, student, steps=50, reached=40, info=info)
     text = page([distilled, short, large], tmp_path)

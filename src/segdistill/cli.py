@@ -14,7 +14,9 @@ from rich.table import Table as Grid
 from segdistill.mistakes import Mistake, nearest
 from segdistill.types import Findings, Table
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+HELP = "Distil a large driving-scene segmentation network into one small enough for a car, and know that it worked."
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
 data_app = typer.Typer(no_args_is_help=True, help="Make and check data.")
 app.add_typer(data_app, name="data")
 
@@ -47,8 +49,16 @@ def train(
     """Train what a recipe describes."""
     from segdistill.training import train as work
 
-    done = work(recipe, run, settings=settings or (), resume=resume, allow_change=allow_change or ())
+    try:
+        done = work(recipe, run, settings=settings or (), resume=resume, allow_change=allow_change or ())
+    except KeyboardInterrupt as interrupt:
+        print(f"\nsegdistill: {interrupt}", file=sys.stderr)
+        raise typer.Exit(130) from interrupt
     if os.environ.get("RANK", "0") == "0":
+        measured = done.last_findings("measure")
+        for name, value in measured.numbers.items() if measured else ():
+            if name.endswith("/mean_iou"):
+                print(f"{name.removesuffix('/mean_iou')}: mIoU {value:.1%}")
         print(f"The run: {done.path}")
 
 

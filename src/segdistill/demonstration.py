@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from segdistill.assemble import load, open_split
 from segdistill.mistakes import Mistake
+from segdistill.probes.speed import Speed
 from segdistill.recipe import read
 from segdistill.reporting import report
 from segdistill.run import Run
 from segdistill.training import train
-from segdistill.types import Table
+from segdistill.types import Findings, Table
 
 ARMS = ("teacher", "baseline", "distilled")
 
@@ -24,9 +26,23 @@ def demo(out: Path, settings: Sequence[str] = ()) -> tuple[Table, Path]:
         teacher = [f"models.teacher.weights={out / 'teacher'}"] if arm == "distilled" else []
         recipe = read(recipes() / "streets" / f"{arm}.yaml", [*teacher, *settings])
         runs.append(train(recipe, out / arm, resume=True))
+    _time(runs)
     rows = [_row(run) for run in runs]
     page = report(runs, out / "report.html")
     return Table(["run", "parameters", "GMAC", "mIoU %", "best mIoU %", "ms per image"], rows), page
+
+
+def _time(runs: Sequence[Run]) -> None:
+    """Time the networks again, in turns in one process; what each run measured by itself does not compare."""
+    recipe = read(runs[0].recipe_file)
+    dataset = open_split(recipe.data, recipe.data.validate_on)
+    found = Speed(input_size=recipe.data.size)({run.name: load(run.path) for run in runs}, dataset)
+    for run in runs:
+        name, steps = read(run.recipe_file).trained()[0], read(run.recipe_file).steps
+        mine = {
+            k.replace(f"{run.name}/", f"{name}/"): v for k, v in found.numbers.items() if k.startswith(f"{run.name}/")
+        }
+        run.write_findings("speed", steps, Findings({**mine, "threads": found.numbers["threads"]}))
 
 
 def recipes() -> Path:

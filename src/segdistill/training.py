@@ -207,7 +207,7 @@ class Work:
                     self.watch(step + 1, result)
                     if self._anyone(patience.asked):
                         self.save(step + 1)
-                        raise KeyboardInterrupt
+                        raise KeyboardInterrupt(f"stopped after step {step + 1}; --resume goes on from there")
                 self.conclude(steps)
             finally:
                 self._count_seconds()

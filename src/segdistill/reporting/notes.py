@@ -26,13 +26,18 @@ def _unfair(found: Comparison) -> list[str]:
     one, other = found.baseline.first, found.distilled.first
     changes = differences(one.reading.recipe, other.reading.recipe)
     unlike = {key: values for key, values in changes.items() if key.startswith(FAIR)}
+    fewer, more = unlike.pop("data.unlabelled", (0, 0))
+    extra = (
+        f"{other.name} also saw {more} frames without labels ({one.name}: {fewer}), on which only the teacher speaks."
+    )
     text = "; ".join(f"{key} is {before} against {after}" for key, (before, after) in unlike.items())
-    return [f"Not like for like: {one.name} and {other.name} differ beyond distillation ({text})."] if text else []
+    said = [f"Not like for like: {one.name} and {other.name} differ beyond distillation ({text})."] if text else []
+    return said + ([extra] if fewer != more else [])
 
 
 def _other_data(readings: Sequence[Reading]) -> list[str]:
-    seen = _by(readings, lambda reading: str(reading.info.get("data", "")))
-    return [f"The runs did not see the same data: {seen}."] if seen else []
+    seen = _by(readings, lambda reading: str(reading.info.get("fingerprints", {}).get("val", "")))
+    return [f"The runs were not validated on the same images: {seen}."] if seen else []
 
 
 def _other_machines(readings: Sequence[Reading]) -> list[str]:
