@@ -36,7 +36,7 @@ def _time(runs: Sequence[Run]) -> None:
     """Time the networks again, in turns in one process; what each run measured by itself does not compare."""
     recipe = read(runs[0].recipe_file)
     dataset = open_split(recipe.data, recipe.data.validate_on)
-    found = Speed(input_size=recipe.data.size)({run.name: load(run.path) for run in runs}, dataset)
+    found = Speed(60, input_size=recipe.data.size)({run.name: load(run.path) for run in runs}, dataset)
     for run in runs:
         name, steps = read(run.recipe_file).trained()[0], read(run.recipe_file).steps
         mine = {
