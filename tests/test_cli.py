@@ -107,7 +107,7 @@ def test_data_make_and_check(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     file = tmp_path / "recipe.yaml"
     file.write_text(dump(parse({**content(), "data": {"kind": "cityscapes", "root": str(root)}})))
     code, out, _ = said(capsys, "data", "check", str(file), "--json")
-    assert code == 0 and json.loads(out)["bad"] == []
+    assert code == 0 and json.loads(out)["bad"] == [] and out.startswith("{"), "nothing but the document"
     broken = next(root.rglob("*_leftImg8bit.png"))
     broken.write_bytes(broken.read_bytes()[:200])
     code, out, _ = said(capsys, "data", "check", str(file))

@@ -3,7 +3,7 @@
 The order of samples and what happens to them depend neither on workers nor on ranks nor on when a run was interrupted.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import cpu_count
 from typing import NamedTuple, TypeVar, final
@@ -68,10 +68,14 @@ def _histogram(labels: np.ndarray) -> np.ndarray:
 
 def _all(read: Callable[[int], T], count: int, what: str) -> list[T]:
     """Every item, in order, read by as many threads as there are cores."""
-    console = Console(stderr=True)
     with ThreadPoolExecutor(cpu_count()) as pool:
-        answers = pool.map(read, range(count))
-        return list(track(answers, what, count, transient=True, console=console, disable=not console.is_terminal))
+        return list(watched(pool.map(read, range(count)), what, count))
+
+
+def watched(items: Iterable[T], what: str, count: int) -> Iterable[T]:
+    """The items, with a bar on a terminal's stderr while they come; stdout stays the caller's."""
+    console = Console(stderr=True)
+    return track(items, what, count, transient=True, console=console, disable=not console.is_terminal)
 
 
 @final

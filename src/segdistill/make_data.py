@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from rich.progress import track
 
 from segdistill.assemble import open_split
+from segdistill.data import watched
 from segdistill.datasets import Dataset
 from segdistill.datasets.streets import Streets
 from segdistill.layouts import write
@@ -34,7 +34,7 @@ def make(
     written: dict[str, int] = {}
     for split, number in (("train", count), ("val", max(1, count // 4))):
         scenes = Streets(count, size, val_count=max(1, count // 4), seed=seed, split=split)
-        samples = (scenes[index] for index in track(range(number), f"drawing {split}", transient=True))
+        samples = (scenes[index] for index in watched(range(number), f"drawing {split}", number))
         written[split] = write(layout, samples, out, split, label_type)
     return written
 
@@ -49,7 +49,7 @@ def check(recipe: Path | str, settings: Sequence[str] = ()) -> tuple[list[str], 
         dataset = open_split(spec, split)
         classes = dataset.classes.names
         counts[split] = np.zeros(256, np.int64)
-        for index in track(range(len(dataset)), f"reading {split}", transient=True):
+        for index in watched(range(len(dataset)), f"reading {split}", len(dataset)):
             counts[split] += _count(dataset, index, bad)
     rows = [[name, *(int(count[i]) for count in counts.values())] for i, name in enumerate(classes)]
     rows.append(["void", *(int(count[255]) for count in counts.values())])
