@@ -22,15 +22,7 @@ STUDENT, TEACHER = 8, 16
 
 
 def edge(loss: CrossEntropy | SoftTargets, target: Tap) -> Edge:
-    return Edge(
-        loss,
-        Tap("student", "logits"),
-        target,
-        weight=1.0,
-        ramp=0,
-        distill_on="real",
-        adapter=torch.nn.Identity(),
-    )
+    return Edge(loss, Tap("student", ("logits",)), target)
 
 
 def step(system: System, frozen: Frozen, batch: Batch) -> None:
@@ -55,7 +47,7 @@ def main() -> None:
     torch.manual_seed(0)
     student, teacher = (UNet(w, num_classes=CLASSES).to(memory_format=torch.channels_last) for w in (STUDENT, TEACHER))
     labels = edge(CrossEntropy(num_classes=CLASSES, class_pixels=[1] * CLASSES), Tap("labels"))
-    soft = edge(SoftTargets(temperature=2.0), Tap("teacher", "logits"))
+    soft = edge(SoftTargets(temperature=2.0), Tap("teacher", ("logits",)))
     frozen = Frozen({"teacher": teacher}, {})
     alone, taught = System({"student": student}, {"ce": labels}, []), System(
         {"student": student}, {"ce": labels, "soft": soft}, []

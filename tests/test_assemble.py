@@ -14,8 +14,9 @@ from PIL import Image
 from segdistill import layouts
 from segdistill.assemble import Assembly, assemble, load, weights_file
 from segdistill.checkpoint import Card, read_card, save_weights
+from segdistill.data import training_batches
 from segdistill.datasets.streets import Streets
-from segdistill.labels import CITYSCAPES_19
+from segdistill.labels import CAMVID_11, CITYSCAPES_19
 from segdistill.mistakes import Mistake
 from segdistill.models.unet import UNet
 from segdistill.recipe import parse
@@ -277,15 +278,58 @@ def test_another_class_table(tmp_path: Path) -> None:
     classes = ClassTable(names, CITYSCAPES_19.colours[:18])
     other = finished(tmp_path / "other", classes)
     assert mistake(taught(other)) == (
-        f"models.teacher.weights: {other / 'best' / 'teacher.safetensors'} knows other classes than the data: it has 18"
-        " classes and the data 19; only the weights have lawn; only the data have sidewalk and bicycle"
+        "models.teacher: its classes are not the data's: it has 18 classes and the data 19; only the weights have lawn; "
+        "only the data have sidewalk and bicycle; `class_map` connects them"
     )
 
 
 def test_the_same_classes_in_another_order(tmp_path: Path) -> None:
     """A teacher of swapped classes would teach nonsense in silence."""
     classes = ClassTable(CITYSCAPES_19.names[::-1], CITYSCAPES_19.colours[::-1])
-    assert mistake(taught(finished(tmp_path / "other", classes))).endswith("the same 19 names in another order")
+    assert "the same 19 names in another order" in mistake(taught(finished(tmp_path / "other", classes)))
+
+
+def test_a_class_map_connects_two_tables(tmp_path: Path) -> None:
+    """A teacher of CamVid's 11 classes for streets' 19: the edge compares the groups, each end in its own order."""
+    said = taught(finished(tmp_path / "other", CAMVID_11), class_map="camvid_to_cityscapes")
+    assembly = made(said)
+    edge = assembly.system.edge("soft_targets")
+    assert edge.translation is not None and len(edge.translation.groups.names) == 11
+    assert assembly.connections[1] == (
+        "soft_targets: student.logits <- teacher.logits: 11 and 19 classes in 11 groups, without our terrain"
+    )
+    batch = next(training_batches(assembly.train, assembly.recipe.data, 0, start=0, batch=2, rank=0, ranks=1))
+    step = assembly.system(batch, assembly.frozen(batch.image, {"teacher"}), 0)
+    assert step.losses["soft_targets"] > 0
+
+
+def test_a_class_map_that_cannot_be(tmp_path: Path, run: Path) -> None:
+    other = finished(tmp_path / "other", CAMVID_11)
+    assert mistake(taught(other, class_map="camvid_to_cityscape")).endswith("did you mean 'camvid_to_cityscapes'?)")
+    sentence = mistake(taught(other, class_map={"road": "street"}))
+    assert sentence.startswith("models.teacher.class_map.road: the data have no class 'street'")
+    assert mistake(taught(run, class_map="camvid_to_cityscapes")).endswith("leave the map out")
+
+
+def test_a_stride_is_for_logits(run: Path) -> None:
+    said = taught(run)
+    said["losses"]["soft_targets"] |= {"distill_stride": 4}
+    assert made(said).connections[1].endswith("logits averaged over 4×4 pixels")
+    said["losses"]["soft_targets"] |= {"student": "student.dec1", "target": "teacher.dec1"}
+    assert mistake(said).startswith("losses.soft_targets.distill_stride: only for the logits of two models")
+
+
+def test_lists_of_stages(run: Path) -> None:
+    said = taught(run)
+    said["losses"]["soft_targets"] |= {
+        "student": ["student.dec1", "student.dec2"],
+        "target": ["teacher.dec1", "teacher.dec2"],
+    }
+    assert "soft_targets compares one stage with one" in mistake(said)
+    said["losses"]["soft_targets"]["target"] = ["teacher.dec1"]
+    assert mistake(said).endswith("student.[dec1, dec2] are 2 stages and teacher.dec1 1")
+    said["losses"]["soft_targets"]["student"] = ["student.dec1", "teacher.dec2"]
+    assert "stages of one node" in mistake(said)
 
 
 def test_the_card_says_another_kind(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ HOUSE = "segdistill"
 FLOORS = [
     "mistakes types labels parts recipe run",
     "datasets/* models/* losses/* metrics/*",
-    "data layouts system gradients optim prediction checkpoint track",
+    "class_map data layouts system gradients optim prediction checkpoint track",
     "assemble",
     "probes/* analyses/*",
     "training evaluation planning demonstration make_data reporting export shrink profile play",

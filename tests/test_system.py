@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segdistill.assemble import Assembly, assemble
+from segdistill.class_map import Translation
 from segdistill.data import as_float
 from segdistill.losses import Features, Labels, Loss, Mask, Scalar
 from segdistill.models import Model
@@ -54,22 +55,40 @@ def edge(
     ramp: int = 0,
     distill_on: str = "real",
     adapter: nn.Module | None = None,
+    distill_stride: int = 1,
+    translation: Translation | None = None,
 ) -> Edge:
-    ends = [Tap(*path.split(".")) for path in (student, target)]
     return Edge(
         loss or Witness(),
-        *ends,
+        tap(student),
+        tap(target),
         weight=weight,
         ramp=ramp,
         distill_on=distill_on,
-        adapter=adapter or nn.Identity(),
+        distill_stride=distill_stride,
+        adapter=adapter,
+        translation=translation,
     )
+
+
+def tap(path: str) -> Tap:
+    node, *stages = path.split(".")
+    return Tap(node, tuple(stages))
+
+
+def say(given: Edge, student: Tensor, target: Tensor) -> dict[str, dict[str, Tensor]]:
+    """What the nodes at the ends of an edge said."""
+    (stage,) = given.student.stages
+    said: dict[str, dict[str, Tensor]] = {given.student.node: {stage: student}}
+    for name in given.target.stages:
+        said.setdefault(given.target.node, {})[name] = target
+    return said
 
 
 def seen_by(given: Edge, student: Tensor, target: Tensor, of: Batch | None = None) -> tuple[Tensor, ...]:
     witness = given.loss
     assert isinstance(witness, Witness)
-    given(student, target, of or batch())
+    given(say(given, student, target), of or batch())
     return witness.called[-1]
 
 
@@ -132,7 +151,7 @@ def test_the_target_is_detached() -> None:
     given = edge()
     seen = seen_by(given, student, target)
     assert not seen[1].requires_grad and seen[0].requires_grad
-    given(student, target, batch()).backward()
+    given(say(given, student, target), batch()).backward()
     assert target.grad is None and student.grad is not None
 
 
@@ -160,6 +179,40 @@ def test_a_step_is_the_weighted_sum_of_its_edges() -> None:
         assert list(answer.losses) == ["one", "two"]
         share = 1.5 if step == 0 else 3.0
         torch.testing.assert_close(answer.loss, 2 * answer.losses["one"] + share * answer.losses["two"])
+
+
+def test_a_stride_is_the_mean_of_the_logits_that_count() -> None:
+    """At 4 × 4 pixels: avg_pool2d where all count; where the padding begins, the mean of those before it."""
+    student, target = torch.randn(2, K, 16, 24), torch.randn(2, K, 16, 24)
+    given = batch()
+    seen = seen_by(edge(distill_stride=4), student, target, given)
+    for pooled, full in zip(seen[:2], (student, target), strict=True):
+        torch.testing.assert_close(pooled[1], F.avg_pool2d(full, 4)[1])
+        torch.testing.assert_close(pooled[0, ..., :5], F.avg_pool2d(full, 4)[0, ..., :5])
+    given.pad[0, :, -6:-4] = True
+    before = seen_by(edge(distill_stride=4), student, target, given)[0]
+    torch.testing.assert_close(before[0, :, :, 4], F.avg_pool2d(student[..., 16:18], (4, 2))[0, :, :, 0])
+    changed = student.masked_fill(given.pad[:, None], 1e6)
+    assert torch.equal(seen_by(edge(distill_stride=4), changed, target, given)[0], before)
+    assert torch.equal(seen[2], given.labels)  # labels are never pooled
+
+
+def test_a_loss_over_several_stages_gets_them_as_they_are() -> None:
+    class Pair(Loss):
+        several = True
+
+        def forward(self, student: list[Tensor], target: list[Tensor], labels: Labels, mask: Mask) -> Scalar:
+            assert [x.shape[1:] for x in student] == [(6, 4, 6), (3, 8, 12)]
+            assert [x.shape[1:] for x in target] == [(8, 4, 6), (4, 8, 12)]
+            assert not any(x.requires_grad for x in target)
+            return torch.stack([x.mean() for x in student]).sum()
+
+    given = Edge(Pair(), Tap("a", ("dec2", "dec1")), Tap("b", ("dec2", "dec1")))
+    a, b = torch.randn(2, 6, 4, 6, requires_grad=True), torch.randn(2, 3, 8, 12)
+    c, d = torch.randn(2, 8, 4, 6, requires_grad=True), torch.randn(2, 4, 8, 12)
+    value = given({"a": {"dec1": b, "dec2": a}, "b": {"dec2": c, "dec1": d}}, batch())
+    torch.testing.assert_close(value, a.mean() + b.mean())
+    assert str(given.student) == "a.[dec2, dec1]"
 
 
 # Who acts when

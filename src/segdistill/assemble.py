@@ -12,8 +12,10 @@ from torch import nn
 
 from segdistill import parts
 from segdistill.checkpoint import Card, digest, load_weights, read_card
+from segdistill.class_map import Groups, Translation, groups
 from segdistill.data import Cached, count_pixels
 from segdistill.datasets import Dataset
+from segdistill.labels import CLASS_MAPS, TABLES
 from segdistill.losses import Loss
 from segdistill.mistakes import Mistake, nearest, one_of
 from segdistill.models import Model
@@ -66,9 +68,15 @@ def assemble(recipe: Recipe) -> Assembly:
     train, val = open_split(recipe.data, recipe.data.train), open_split(recipe.data, recipe.data.validate_on)
     classes = train.classes
     models: dict[str, Model] = {}
+    maps: dict[str, Groups] = {}
     for name, spec in recipe.models.items():
         if spec.follows is None:
-            models[name] = _model(name, spec, classes, recipe.seed)
+            theirs = _class_table(name, spec, classes)
+            models[name] = _model(name, spec, theirs, recipe.seed)
+            if theirs.names != classes.names:
+                maps[name] = _groups(name, spec, theirs, classes)
+            elif spec.class_map is not None:
+                raise Mistake(f"models.{name}.class_map: it knows the data's classes already; leave the map out")
     following: dict[str, Following] = {}
     for name, spec in recipe.models.items():
         if spec.follows is not None:
@@ -76,7 +84,7 @@ def assemble(recipe: Recipe) -> Assembly:
             models[name].load_state_dict(models[spec.follows].state_dict())
             following[name] = Following(spec.follows, 0.999 if spec.decay is None else spec.decay)
     connections: list[str] = []
-    ends = {name: _ends(name, spec, models, len(classes.names)) for name, spec in recipe.losses.items()}
+    ends = {name: _ends(name, spec, models, maps, len(classes.names)) for name, spec in recipe.losses.items()}
     for name, spec in recipe.losses.items():  # bad parameters are a mistake before the data are read
         _loss(name, spec, ends[name], recipe, [1] * len(classes.names))
     if recipe.data.cache:
@@ -111,6 +119,9 @@ def resolve(recipe: Recipe) -> Recipe:
         if spec.weights is not None:
             spec = _from_weights(name, spec)
         assert spec.kind is not None
+        part = parts.find("models", spec.kind, f"models.{name}.kind")
+        if spec.frozen and spec.weights is None and not part.brings_weights:
+            raise Mistake(f"models.{name}: a frozen model needs weights, or it would teach noise")
         models[name] = _complete(spec, "models", spec.kind, f"models.{name}", ModelSpec.model_fields)
     losses = {
         name: _complete(
@@ -226,13 +237,44 @@ def _model(name: str, spec: ModelSpec, classes: ClassTable, seed: int) -> Model:
         except Mistake as mistake:
             raise Mistake(f"models.{name}: {mistake}") from mistake
     if spec.weights is not None:
-        file = weights_file(spec.weights, _same_name(spec.weights, name))
-        theirs = read_card(file).classes.names
-        if theirs != classes.names:
-            found = difference(theirs, classes)
-            raise Mistake(f"models.{name}.weights: {file} knows other classes than the data: {found}")
-        load_weights(file, model)
+        load_weights(weights_file(spec.weights, _same_name(spec.weights, name)), model)
+    elif spec.frozen and not model.brings_weights:
+        raise Mistake(f"models.{name}: a frozen model needs weights, or it would teach noise")
+    found = model.stages["logits"].channels
+    if found != len(classes.names):
+        raise Mistake(f"models.{name}: it has {found} classes, expected {len(classes.names)}; `classes` says its own")
     return _as_model(model.to(memory_format=torch.channels_last))  # pyright: ignore[reportCallIssue]
+
+
+def _class_table(name: str, spec: ModelSpec, classes: ClassTable) -> ClassTable:
+    """What the outputs of a node mean: its weights say it, or the recipe, or it is what the data have."""
+    where = f"models.{name}.classes"
+    if spec.weights is not None:
+        if spec.classes is not None:
+            raise Mistake(f"{where}: the weights know their classes; leave it out")
+        return read_card(weights_file(spec.weights, _same_name(spec.weights, name))).classes
+    if isinstance(spec.classes, str):
+        if spec.classes not in TABLES:
+            known = nearest(spec.classes, TABLES)
+            raise Mistake(f"{where}: expected a list of names or one of {one_of(TABLES)}, got '{spec.classes}'{known}")
+        return TABLES[spec.classes]
+    return classes if spec.classes is None else ClassTable(spec.classes, ((0, 0, 0),) * len(spec.classes))
+
+
+def _groups(name: str, spec: ModelSpec, theirs: ClassTable, classes: ClassTable) -> Groups:
+    """How another class table is connected with the data's, which a recipe has to say."""
+    where = f"models.{name}.class_map"
+    said = spec.class_map
+    if said is None:
+        found = difference(theirs.names, classes)
+        raise Mistake(f"models.{name}: its classes are not the data's: {found}; `class_map` connects them")
+    if isinstance(said, str):
+        if said not in CLASS_MAPS:
+            raise Mistake(
+                f"{where}: there is no map '{said}'; there is {one_of(CLASS_MAPS)}{nearest(said, CLASS_MAPS)}"
+            )
+        return groups(CLASS_MAPS[said], theirs, classes, where)
+    return groups({k: (v,) if isinstance(v, str) else v for k, v in said.items()}, theirs, classes, where)
 
 
 @contextmanager
@@ -258,46 +300,66 @@ def difference(theirs: tuple[str, ...], classes: ClassTable) -> str:
 class _Ends(NamedTuple):
     student: Tap
     target: Tap
-    student_stage: Stage
-    target_stage: Stage
+    student_stages: tuple[Stage, ...]
+    target_stages: tuple[Stage, ...]
+    groups: Groups | None
+    """Where the target's classes are not the data's."""
 
 
-def _ends(name: str, spec: LossSpec, models: Mapping[str, Model], num_classes: int) -> _Ends:
-    student, student_stage = _tap(f"losses.{name}", spec.student, models)
-    kind = spec.kind or name
-    if parts.find("losses", kind, f"losses.{name}.kind").needs_target == (spec.target == LABELS):
+def _ends(
+    name: str, spec: LossSpec, models: Mapping[str, Model], groups: Mapping[str, Groups], num_classes: int
+) -> _Ends:
+    where = f"losses.{name}"
+    part = parts.find("losses", spec.kind or name, f"{where}.kind")
+    if part.needs_target == (spec.target == LABELS):
         wanted = f"'{LABELS}'" if spec.target != LABELS else "a stage of a model"
-        raise Mistake(f"losses.{name}.target: {kind} learns from {wanted}, got '{spec.target}'")
+        raise Mistake(f"{where}.target: {spec.kind or name} learns from {wanted}, got '{spec.target}'")
+    student, student_stages = _tap(where, spec.paths("student"), models)
     if spec.target == LABELS:
-        return _Ends(student, Tap(LABELS), student_stage, Stage(num_classes, 1))
-    if spec.target.split(".")[0] == LABELS:
-        raise Mistake(f"losses.{name}.target: the labels have no stages, got '{spec.target}'")
-    target, target_stage = _tap(f"losses.{name}", spec.target, models)
-    return _Ends(student, target, student_stage, target_stage)
+        target, target_stages = Tap(LABELS), (Stage(num_classes, 1),)
+    elif spec.node("target") == LABELS:
+        raise Mistake(f"{where}.target: the labels have no stages, got '{spec.target}'")
+    else:
+        target, target_stages = _tap(where, spec.paths("target"), models)
+    if len(student_stages) != len(target_stages):
+        raise Mistake(f"{where}: {student} are {len(student_stages)} stages and {target} {len(target_stages)}")
+    if len(student_stages) > 1 and not part.several:
+        raise Mistake(f"{where}: {spec.kind or name} compares one stage with one; write an edge for each of {student}")
+    at_logits = student.stages == target.stages == ("logits",)
+    if spec.distill_stride > 1 and not at_logits:
+        raise Mistake(f"{where}.distill_stride: only for the logits of two models, not for {student} <- {target}")
+    return _Ends(student, target, student_stages, target_stages, groups.get(target.node) if at_logits else None)
 
 
-def _tap(where: str, path: str, models: Mapping[str, Model]) -> tuple[Tap, Stage]:
-    node, _, stage = path.partition(".")
+def _tap(where: str, paths: tuple[str, ...], models: Mapping[str, Model]) -> tuple[Tap, tuple[Stage, ...]]:
+    node = paths[0].split(".")[0]
     stages = models[node].stages
-    if stage and stage not in stages:
-        raise Mistake(f"{where}: {node} has no stage '{stage}'; it has {one_of(stages)}{nearest(stage, stages)}")
-    return Tap(node, stage or "logits"), stages[stage or "logits"]
+    named = tuple(path.partition(".")[2] or "logits" for path in paths)
+    for stage in named:
+        if stage not in stages:
+            raise Mistake(f"{where}: {node} has no stage '{stage}'; it has {one_of(stages)}{nearest(stage, stages)}")
+    return Tap(node, named), tuple(stages[stage] for stage in named)
 
 
 def _edge(
     name: str, spec: LossSpec, ends: _Ends, recipe: Recipe, class_pixels: list[int], connections: list[str]
 ) -> Edge:
-    student, target = ends.student_stage, ends.target_stage
-    adapter: nn.Module = nn.Identity()
+    adapter: nn.Module | None = None
     done: list[str] = []
     with _seeded(recipe.seed, f"losses.{name}"):
         loss = _loss(name, spec, ends, recipe, class_pixels)
-        if loss.same_channels and student.channels != target.channels:
+        student, target = ends.student_stages[0], ends.target_stages[0]
+        if ends.groups is None and not loss.several and loss.same_channels and student.channels != target.channels:
             adapter = nn.Conv2d(student.channels, target.channels, 1, bias=False)
-    if not isinstance(adapter, nn.Identity):
-        done.append(f"1×1 adapter {student.channels} -> {target.channels} channels")
-    if student.stride != target.stride:
+            done.append(f"1×1 adapter {student.channels} -> {target.channels} channels")
+    if not loss.several and student.stride != target.stride:
         done.append(f"resize stride {student.stride} -> {target.stride}")
+    if ends.groups is not None:
+        found = ends.groups
+        without = f", without {one_of(found.left_out)}" if found.left_out else ""
+        done.append(f"{target.channels} and {student.channels} classes in {len(found.names)} groups{without}")
+    if spec.distill_stride > 1:
+        done.append(f"logits averaged over {spec.distill_stride}×{spec.distill_stride} pixels")
     connections.append(f"{name}: {ends.student} <- {ends.target}: {', '.join(done) or 'as they are'}")
     return Edge(
         loss,
@@ -306,19 +368,26 @@ def _edge(
         weight=spec.weight,
         ramp=spec.ramp,
         distill_on=spec.distill_on,
+        distill_stride=spec.distill_stride,
         adapter=adapter,
+        translation=Translation(ends.groups) if ends.groups is not None else None,
     )
 
 
 def _loss(name: str, spec: LossSpec, ends: _Ends, recipe: Recipe, class_pixels: list[int]) -> Loss:
     part = parts.find("losses", spec.kind or name, f"losses.{name}.kind")
+    if ends.groups is not None:
+        class_pixels = [sum(class_pixels[k] for k in members) for members in ends.groups.ours]
+    channels = tuple(stage.channels for stage in ends.target_stages)
+    student_channels = tuple(stage.channels for stage in ends.student_stages)
     try:
         loss = parts.build(
             part,
             spec.parameters,
             num_classes=len(class_pixels),
             class_pixels=class_pixels,
-            channels=ends.target_stage.channels,
+            channels=channels if part.several else channels[0],
+            student_channels=student_channels if part.several else student_channels[0],
             seed=recipe.seed,
         )
     except Mistake as mistake:

@@ -139,6 +139,50 @@ CAMVID_11 = ClassTable(
     ),
 )
 
+TABLES = {"cityscapes": CITYSCAPES_19, "bdd100k": CITYSCAPES_19, "camvid": CAMVID_11}
+"""Class tables that a recipe may name."""
+
+CLASS_MAPS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "cityscapes_to_camvid": {
+        "sky": ("sky",),
+        "building": ("building",),
+        "wall": ("building",),
+        "pole": ("pole",),
+        "road": ("road",),
+        "sidewalk": ("pavement",),
+        "vegetation": ("tree",),
+        "traffic light": ("sign symbol",),
+        "traffic sign": ("sign symbol",),
+        "fence": ("fence",),
+        "car": ("car",),
+        "truck": ("car",),
+        "bus": ("car",),
+        "train": ("car",),
+        "person": ("pedestrian",),
+        "rider": ("bicyclist",),
+        "bicycle": ("bicyclist",),
+        "motorcycle": ("bicyclist",),
+    },
+    "camvid_to_cityscapes": {
+        "sky": ("sky",),
+        "building": ("building", "wall"),
+        "pole": ("pole",),
+        "road": ("road",),
+        "pavement": ("sidewalk",),
+        "tree": ("vegetation",),
+        "sign symbol": ("traffic light", "traffic sign"),
+        "fence": ("fence",),
+        "car": ("car", "truck", "bus", "train"),
+        "pedestrian": ("person",),
+        "bicyclist": ("rider", "bicycle", "motorcycle"),
+    },
+}
+"""What a teacher's classes are called in the student's table: their class -> ours. BDD100K's table is Cityscapes'.
+
+CamVid's 11 groups follow its 32 colours (Wall and Bridge are building, Truck_Bus and Train are car); Cityscapes'
+terrain has no place in them (CamVid paints grass as tree or as pavement).
+"""
+
 CITYSCAPES_LABEL_IDS = Coding({label.id: label.train_id for label in CITYSCAPES if label.id >= 0})
 """labelIds. 255 is refused: it never occurs in them, so a file that has it holds train ids."""
 

@@ -1,6 +1,7 @@
 """name -> class -> object: the files of a shelf are its registry, a constructor's signature is its schema.
 
-Positional parameters are what a recipe may say; keyword-only ones are facts that the builder supplies.
+Positional parameters are what a recipe may say; keyword-only ones are facts that the builder supplies. A part of a
+user's own package is named `package.module:Class` and loaded only from packages that were allowed.
 """
 
 import inspect
@@ -11,10 +12,60 @@ from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from segdistill.mistakes import Mistake, nearest, one_of
+from segdistill.mistakes import MissingExtra, Mistake, nearest, one_of
 
 SHELVES = {"datasets": "dataset", "models": "model", "losses": "loss", "metrics": "metric", "probes": "probe"}
 """The shelves, and what one part of each is called."""
+
+_ALLOWED: set[str] = set()
+"""Packages that a recipe may name code of."""
+
+
+def allow(package: str) -> None:
+    """Let recipes name parts of a package, as `package.module:Class`; naming a part runs the package's code.
+
+    Raises:
+        Mistake: there is no such package, or the name is not a package's.
+    """
+    if not all(word.isidentifier() for word in package.split(".")):
+        raise Mistake(f"--plugin {package}: expected the name of a package, as in --plugin my_package")
+    try:
+        import_module(package)
+    except ModuleNotFoundError as error:
+        raise Mistake(f"--plugin {package}: Python finds no module '{error.name}'; is it installed?") from error
+    _ALLOWED.add(package)
+
+
+def imported(path: str, where: str) -> Any:
+    """What `package.module:name` names, of an allowed package.
+
+    Raises:
+        Mistake: the package is not allowed, or has no such name.
+    """
+    module, _, name = path.partition(":")
+    if not any(module == package or module.startswith(f"{package}.") for package in _ALLOWED):
+        root = module.split(".")[0]
+        raise Mistake(f"{where}: '{path}' is code of another package; --plugin {root} allows it to run")
+    try:
+        found = vars(import_module(module))
+    except ModuleNotFoundError as error:
+        raise Mistake(f"{where}: Python finds no module '{error.name}'") from error
+    if name not in found:
+        raise Mistake(f"{where}: {module} has no '{name}'{nearest(name, found)}")
+    return found[name]
+
+
+def optional(module: str, extra: str, where: str) -> Any:
+    """A module that only some parts need; it comes with an extra of ours.
+
+    Raises:
+        MissingExtra: it is not installed, or not with the torch that it was built for.
+    """
+    try:
+        return import_module(module)
+    except (ImportError, RuntimeError) as error:  # torchvision's operators do not find another torch's
+        how = f"needs the extra '{extra}': pip install 'segdistill[{extra}]'"
+        raise MissingExtra(f"{where}: {how} ({' '.join(str(error).split())})") from error
 
 
 def names(shelf: str) -> list[str]:
@@ -25,6 +76,8 @@ def names(shelf: str) -> list[str]:
 
 def find(shelf: str, kind: str, where: str) -> type[Any]:
     """The one public class of the file `kind` on the shelf; `where` is the recipe path that a mistake is blamed on."""
+    if ":" in kind:
+        return _foreign(shelf, kind, where)
     known = names(shelf)
     if kind not in known:
         raise Mistake(f"{where}: there is no {SHELVES[shelf]} '{kind}'; there is {one_of(known)}{nearest(kind, known)}")
@@ -36,6 +89,14 @@ def find(shelf: str, kind: str, where: str) -> type[Any]:
     ]
     assert len(public) == 1, f"{module.__name__} must define one public class, it defines {public}"
     return public[0]
+
+
+def _foreign(shelf: str, kind: str, where: str) -> type[Any]:
+    part = imported(kind, where)
+    protocol = SHELVES[shelf].capitalize()
+    if not inspect.isclass(part) or not issubclass(part, vars(import_module(f"segdistill.{shelf}"))[protocol]):
+        raise Mistake(f"{where}: {kind} is no {SHELVES[shelf]}: expected a subclass of segdistill.{shelf}.{protocol}")
+    return part
 
 
 def signature(part: type[Any]) -> dict[str, inspect.Parameter]:

@@ -76,6 +76,10 @@ class ModelSpec(_PartSpec):
     follows: str | None = None
     decay: float | None = Field(default=None, ge=0, le=1)
     """Of a moving average; default 0.999, less in the first steps."""
+    classes: str | tuple[str, ...] | None = None
+    """What the outputs mean where no weights say it: class names, or the name of a table. Default: the data's."""
+    class_map: str | dict[str, str | tuple[str, ...]] | None = None
+    """For a teacher with another class table: its class -> the data's, or the name of a map that comes with us."""
 
 
 @final
@@ -83,13 +87,33 @@ class LossSpec(_PartSpec):
     """An edge: student ← target."""
 
     kind: str | None = None
-    student: str
-    target: str = LABELS
+    student: str | tuple[str, ...]
+    """`node` (its logits), `node.stage`, or for a loss over several stages a list of them."""
+    target: str | tuple[str, ...] = LABELS
     weight: float = Field(default=1.0, ge=0)
     ramp: int = Field(default=0, ge=0)
     """Steps over which the weight rises from 0."""
     distill_on: Literal["all", "real", "labelled"] = "real"
     """The pixels that count: all, those that are not padding, or those with a label."""
+    distill_stride: Literal[1, 2, 4, 8] = 1
+    """Logits of both ends are averaged over cells of so many pixels a side: 1/stride² of the loss's cost."""
+
+    @field_validator("student", "target", mode="before")
+    @classmethod
+    def _of_one_node(cls, value: object) -> object:
+        if isinstance(value, list | tuple):
+            nodes = {str(path).split(".")[0] for path in value}
+            if len(nodes) != 1:
+                raise ValueError("a list names stages of one node")
+        return value
+
+    def node(self, end: Literal["student", "target"]) -> str:
+        path = self.student if end == "student" else self.target
+        return (path if isinstance(path, str) else path[0]).split(".")[0]
+
+    def paths(self, end: Literal["student", "target"]) -> tuple[str, ...]:
+        path = self.student if end == "student" else self.target
+        return (path,) if isinstance(path, str) else path
 
 
 @final
@@ -184,13 +208,17 @@ class Recipe(_Spec):
                 raise ValueError(f"models.{name}: follows {model.follows} and is built like it; no kind, no weights")
             if model.follows is None and model.decay is not None:
                 raise ValueError(f"models.{name}.decay: only a model that follows another has a decay")
+            if model.class_map is not None and not model.frozen:
+                raise ValueError(f"models.{name}.class_map: only a frozen teacher may know other classes than the data")
             if model.kind is None and model.weights is None and model.follows is None:
                 raise ValueError(f"models.{name}: needs a kind (an architecture) or weights (a run)")
-            if model.frozen and model.weights is None and model.follows is None:
-                raise ValueError(f"models.{name}: a frozen model needs weights, or it would teach noise")
+            if model.classes is not None and not model.frozen:
+                raise ValueError(f"models.{name}.classes: only a frozen teacher may know other classes than the data")
         for name, loss in self.losses.items():
-            for end, accepted in (("student", self.trained()), ("target", [*nodes, LABELS])):
-                node = getattr(loss, end).split(".")[0]
+            ends: tuple[tuple[Literal["student", "target"], list[str]], ...]
+            ends = (("student", self.trained()), ("target", [*nodes, LABELS]))
+            for end, accepted in ends:
+                node = loss.node(end)
                 if node not in accepted:
                     raise ValueError(
                         f"losses.{name}.{end}: there is no {'model that learns' if end == 'student' else 'node'} "
@@ -204,7 +232,7 @@ class Recipe(_Spec):
         for name in self.losses if self.phases else ():
             if name not in acting:
                 raise ValueError(f"losses.{name}: acts in no phase")
-        idle = [name for name in self.trained() if all(e.student.split(".")[0] != name for e in self.losses.values())]
+        idle = [name for name in self.trained() if all(e.node("student") != name for e in self.losses.values())]
         if idle:
             raise ValueError(f"models.{idle[0]}: learns from nothing; no loss has it as its student (frozen: true?)")
         return self

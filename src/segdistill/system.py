@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from segdistill.class_map import Translation
 from segdistill.data import as_float
-from segdistill.losses import Loss
+from segdistill.losses import Loss, at_least_float32, on_grid
 from segdistill.recipe import LABELS
 from segdistill.types import IGNORE, Batch, Step
 
@@ -18,13 +19,15 @@ Stages = Mapping[str, Tensor]
 
 
 class Tap(NamedTuple):
-    """A stage of a node; the labels have none."""
+    """One or several stages of a node; the labels have none."""
 
     node: str
-    stage: str = ""
+    stages: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.node}.{self.stage}" if self.stage else self.node
+        if len(self.stages) == 1:
+            return f"{self.node}.{self.stages[0]}"
+        return f"{self.node}.[{', '.join(self.stages)}]" if self.stages else self.node
 
 
 class Phase(NamedTuple):
@@ -39,29 +42,45 @@ class Edge(nn.Module):
     """student ← target: brings both ends to one shape, makes the mask, detaches the target, weighs the loss."""
 
     def __init__(
-        self, loss: Loss, student: Tap, target: Tap, *, weight: float, ramp: int, distill_on: str, adapter: nn.Module
+        self,
+        loss: Loss,
+        student: Tap,
+        target: Tap,
+        *,
+        weight: float = 1.0,
+        ramp: int = 0,
+        distill_on: str = "real",
+        distill_stride: int = 1,
+        adapter: nn.Module | None = None,
+        translation: Translation | None = None,
     ) -> None:
         super().__init__()
-        self.loss, self.student, self.target, self.adapter = loss, student, target, adapter
-        self.weight, self.ramp, self.distill_on = weight, ramp, distill_on
+        self.loss, self.student, self.target = loss, student, target
+        self.weight, self.ramp, self.distill_on, self.distill_stride = weight, ramp, distill_on, distill_stride
+        self.adapter = adapter or nn.Identity()
+        self.translation = translation
 
     def weight_at(self, step: int) -> float:
         return self.weight * min(1.0, (step + 1) / self.ramp) if self.ramp else self.weight
 
-    def forward(self, student: Tensor, target: Tensor, batch: Batch) -> Tensor:
-        target = target.detach()
-        device = student.device.type
-        with torch.autocast(device, enabled=False):
-            if student.dtype in (torch.float16, torch.bfloat16):
-                student = student.float()
-            student = self.adapter(student)
-            if self.target.node == LABELS:
-                student = _resize(student, target.shape[-2:])
-            elif self.student.stage == "logits":
+    def forward(self, said: Mapping[str, Stages], batch: Batch) -> Tensor:
+        """The loss, unweighted, of what every node said."""
+        students = [at_least_float32(said[self.student.node][stage]) for stage in self.student.stages]
+        targets = [said[self.target.node][stage].detach() for stage in self.target.stages] or [batch.labels]
+        labels, mask = batch.labels, self.mask(batch)
+        with torch.autocast(students[0].device.type, enabled=False):
+            if self.loss.several:
+                return self.loss(students, targets, labels, mask)
+            student, target = self.adapter(students[0]), targets[0]
+            if self.target.node != LABELS and self.student.stages == ("logits",):
                 target = _resize(target, student.shape[-2:])
             else:
                 student = _resize(student, target.shape[-2:])
-            return self.loss(student, target, batch.labels, self.mask(batch))
+            if self.translation is not None:
+                student, target, labels = self.translation(student, target, labels)
+            if self.distill_stride > 1:
+                student, target = (_pool(x, mask, self.distill_stride) for x in (student, at_least_float32(target)))
+            return self.loss(student, target, labels, mask)
 
     def mask(self, batch: Batch) -> Tensor:
         """The pixels that count, [b, H, W]."""
@@ -72,6 +91,13 @@ class Edge(nn.Module):
 
 def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return x if x.shape[-2:] == torch.Size(size) else F.interpolate(x, tuple(size), mode="bilinear")
+
+
+def _pool(logits: Tensor, mask: Tensor, stride: int) -> Tensor:
+    """The mean logits of each stride × stride cell, over the pixels that count: the others have no influence."""
+    counts = on_grid(mask, *logits.shape[-2:])[:, None].to(logits.dtype)
+    pooled = F.avg_pool2d(logits * counts, stride, ceil_mode=True)
+    return pooled / F.avg_pool2d(counts, stride, ceil_mode=True).clamp(min=1 / stride**2)
 
 
 @final
@@ -126,10 +152,8 @@ class System(nn.Module):
         total = torch.zeros((), device=image.device)
         for name in acting:
             edge = self.edge(name)
-            target = batch.labels if edge.target.node == LABELS else said[edge.target.node][edge.target.stage]
-            value = edge(said[edge.student.node][edge.student.stage], target, batch)
-            losses[name] = value
-            total = total + edge.weight_at(step) * value
+            losses[name] = edge(said, batch)
+            total = total + edge.weight_at(step) * losses[name]
         return Step(total, losses)
 
 

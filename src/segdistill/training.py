@@ -114,7 +114,10 @@ def accelerate(recipe: Recipe) -> Accelerator:
 def _may_rest(recipe: Recipe) -> bool:
     """Whether some parameters get no gradient in some steps: phases, or no edge at a model's last stage."""
     at_logits = {
-        e.student.split(".")[0] for e in recipe.losses.values() if e.student.partition(".")[2] in ("", "logits")
+        path.split(".")[0]
+        for edge in recipe.losses.values()
+        for path in edge.paths("student")
+        if path.partition(".")[2] in ("", "logits")
     }
     return bool(recipe.phases) or not set(recipe.trained()) <= at_logits
 

@@ -5,12 +5,15 @@ losses are in nats per counting pixel of the global batch: a sum over pixels div
 """
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+
+from segdistill.types import IGNORE
 
 Features = Float[Tensor, "b c h w"]
 Labels = Int64[Tensor, "b H W"]
@@ -27,8 +30,16 @@ class Loss(nn.Module, ABC):
     needs_target: bool = True
     """Whether it learns from a stage of a model; else from the labels, or from nobody."""
 
+    several: bool = False
+    """Whether an end is a list of stages: `student` and `target` are then sequences, each stage in its own size and
+    channels, deepest last as the recipe lists them; `channels` and `student_channels` are tuples."""
+
+    per_batch: bool = False
+    """Whether it compares the images of one process with each other, or uses their statistics; the value for a batch is
+    then not the mean of the values for its parts. Its docstring says so."""
+
     @abstractmethod
-    def forward(self, student: Features, target: Tensor, labels: Labels, mask: Mask) -> Scalar: ...
+    def forward(self, student: Any, target: Any, labels: Labels, mask: Mask) -> Scalar: ...
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
@@ -59,3 +70,25 @@ def on_grid(mask: Mask, height: int, width: int) -> Bool[Tensor, "b h w"]:
     if mask.shape[-2:] == (height, width):
         return mask
     return F.adaptive_avg_pool2d(mask.float()[:, None], (height, width))[:, 0] > 0.5
+
+
+def labels_on_grid(labels: Labels, mask: Mask, num_classes: int, height: int, width: int) -> Int64[Tensor, "b h w"]:
+    """The labels at a stage's resolution: the class on more than half of a cell's pixels, among those that count.
+
+    A cell without such a class, and at full size a pixel that does not count, is IGNORE. (Nearest-neighbour sampling,
+    as in several published codes, takes a cell's corner and is off by half a cell.)
+    """
+    full = labels.shape[-2:]
+    if full == (height, width):
+        return torch.where(mask, labels, IGNORE)
+    device = labels.device
+    rows = torch.arange(full[0], device=device) * height // full[0]
+    columns = torch.arange(full[1], device=device) * width // full[1]
+    cell = rows[:, None] * width + columns  # [H, W]
+    kind = torch.where(mask & (labels != IGNORE), labels, num_classes)  # the last kind: no class
+    place = (kind * (height * width) + cell).flatten(1)
+    counts = torch.zeros(len(labels), (num_classes + 1) * height * width, device=device)
+    counts = counts.scatter_add(1, place, torch.ones_like(place, dtype=counts.dtype))
+    counts = counts.view(-1, num_classes + 1, height, width)
+    most, found = counts[:, :num_classes].max(1)
+    return torch.where(2 * most > counts.sum(1), found, IGNORE)

@@ -6,6 +6,7 @@ statistics see the same image.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -20,6 +21,10 @@ class Model(nn.Module, ABC):
     """A network whose `forward` returns every named stage, `logits` always among them."""
 
     stages: Mapping[str, Stage]
+    initial: ClassVar[tuple[str, ...]] = ()
+    """Settings that say only where the first weights come from; not asked again where trained weights replace them."""
+    brings_weights: bool = False
+    """Whether it comes trained, so that it can teach without `weights`; of the class: whether it may."""
 
     @abstractmethod
     def forward(self, image: Float[Tensor, "b 3 H W"]) -> dict[str, Tensor]:

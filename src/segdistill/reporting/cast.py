@@ -154,10 +154,10 @@ def architecture(contender: Contender) -> tuple[str | None, str]:
 def _trained(reading: Reading, everybody: Sequence[Reading]) -> list[Contender]:
     recipe = reading.recipe
     is_teacher = any(teaches(reading, other.recipe) for other in everybody if other is not reading)
-    asked = {edge.target.split(".")[0] for edge in recipe.losses.values()}
+    asked = {edge.node("target") for edge in recipe.losses.values()}
     found: list[Contender] = []
     for name in recipe.trained():
-        targets = {edge.target for edge in recipe.losses.values() if edge.student.split(".")[0] == name}
+        targets = {edge.target for edge in recipe.losses.values() if edge.node("student") == name}
         role: Role = "supervised" if targets == {LABELS} else "distilled"
         if is_teacher or (role == "supervised" and name in asked):
             role = "teacher"

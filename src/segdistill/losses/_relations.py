@@ -1,0 +1,33 @@
+"""What losses that compare cells with each other share: unit vectors, and the nodes that a map is pooled to."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from segdistill.losses import Mask, on_grid
+
+
+def unit(vectors: Tensor, dim: int) -> Tensor:
+    """The vectors along `dim` at length 1, with the gradient of the division.
+
+    A vector shorter than 1e-6 has no direction: it becomes 0 with gradient 0 (`F.normalize` would multiply the gradient
+    by 1e12, and features behind a ReLU are often exactly 0).
+    """
+    square = vectors.square().sum(dim, keepdim=True)
+    has_direction = square > 1e-12
+    return vectors * torch.where(has_direction, torch.where(has_direction, square, 1.0).rsqrt(), 0.0)
+
+
+def unit_nodes(
+    features: Float[Tensor, "b c h w"], mask: Mask, pool: int
+) -> tuple[Float[Tensor, "b c m"], Bool[Tensor, "b m"]]:
+    """Unit vectors of the nodes, and which nodes are there; the others are 0.
+
+    A node is the maximum, channel by channel, of the cells that count in a pool × pool window.
+    """
+    counts = on_grid(mask, *features.shape[-2:])[:, None]
+    features = torch.where(counts, features, -torch.inf)
+    nodes = F.max_pool2d(features, pool, ceil_mode=True) if pool > 1 else features
+    there = F.max_pool2d(counts.float(), pool, ceil_mode=True) > 0 if pool > 1 else counts
+    return unit(torch.where(there, nodes, 0.0).flatten(2), 1), there.flatten(1)
