@@ -8,6 +8,10 @@ class Mistake(ValueError):
     """A mistake of the user's: its message is one sentence with the path, what we got and what we accept."""
 
 
+class MissingExtra(Mistake):
+    """A part was named whose optional packages are not installed here."""
+
+
 def one_of(options: Iterable[str]) -> str:
     """`a, b and c`, in the order given."""
     names = list(options)
