@@ -158,7 +158,7 @@ def load(path: Path | str, model: str | None = None, which: str = "best") -> Mod
     file = weights_file(path, model, which)
     card = read_card(file)
     part = parts.find("models", card.kind, str(file))
-    settings = parts.settings(part, card.parameters, str(file))
+    settings = _trained(part, parts.settings(part, card.parameters, str(file)))
     network = _as_model(parts.build(part, settings, num_classes=len(card.classes.names)))
     load_weights(file, network)
     return _as_model(network.to(memory_format=torch.channels_last).eval())  # pyright: ignore[reportCallIssue]
@@ -228,12 +228,18 @@ def _same_name(path: str, name: str) -> str | None:
     return name if len(list(Path(path).glob("best/*.safetensors"))) > 1 else None
 
 
+def _trained(part: type[Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings without those that say where first weights come from, for a model whose weights are replaced."""
+    return {key: value for key, value in parameters.items() if key not in part.initial}
+
+
 def _model(name: str, spec: ModelSpec, classes: ClassTable, seed: int) -> Model:
     assert spec.kind is not None
     part = parts.find("models", spec.kind, f"models.{name}.kind")
+    parameters = spec.parameters if spec.weights is None else _trained(part, spec.parameters)
     with _seeded(seed, name):
         try:
-            model = _as_model(parts.build(part, spec.parameters, num_classes=len(classes.names)))
+            model = _as_model(parts.build(part, parameters, num_classes=len(classes.names)))
         except Mistake as mistake:
             raise Mistake(f"models.{name}: {mistake}") from mistake
     if spec.weights is not None:

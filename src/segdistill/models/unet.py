@@ -5,7 +5,7 @@ input size (padded inside with the mean colour at the right and bottom, cropped 
 """
 
 from collections.abc import Mapping
-from typing import Literal, final
+from typing import final
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from segdistill.mistakes import Mistake
 from segdistill.models import IMAGENET_MEAN, IMAGENET_STD, Model
+from segdistill.models._blocks import Normalisation, block, crop, initialise, padding
 from segdistill.types import Stage
-
-Normalisation = Literal["batch", "group"]
 
 
 @final
@@ -52,33 +51,33 @@ class UNet(Model):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
         widths = [width * 2**level for level in range(depth + 1)]
         self.encoder = nn.ModuleList(
-            _block(before, after, normalisation, separable)
+            block(before, after, normalisation, separable)
             for before, after in zip([3, *widths[:-2]], widths[:-1], strict=True)
         )
-        self.bottleneck = _block(widths[-2], widths[-1], normalisation, separable)
+        self.bottleneck = block(widths[-2], widths[-1], normalisation, separable)
         self.up = nn.ModuleList(nn.ConvTranspose2d(2 * w, w, 2, stride=2) for w in reversed(widths[:-1]))
-        self.decoder = nn.ModuleList(_block(2 * w, w, normalisation, separable) for w in reversed(widths[:-1]))
+        self.decoder = nn.ModuleList(block(2 * w, w, normalisation, separable) for w in reversed(widths[:-1]))
         self.classifier = nn.Conv2d(width, num_classes, 1)
         self.stages = _stages(widths, num_classes)
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def forward(self, image: Float[Tensor, "b 3 H W"]) -> dict[str, Tensor]:
-        size, depth = image.shape[-2:], len(self.encoder)
-        x = F.pad((image - self.mean) / self.std, _padding(size, 2**depth))
+        (height, width), depth = image.shape[-2:], len(self.encoder)
+        x = F.pad((image - self.mean) / self.std, padding(height, width, 2**depth))
         found: dict[str, Tensor] = {}
         skips: list[Tensor] = []
-        for level, block in enumerate(self.encoder, 1):
-            x = block(x)
+        for level, encode in enumerate(self.encoder, 1):
+            x = encode(x)
             skips.append(x)
             found[f"enc{level}"] = x
             x = F.max_pool2d(x, 2)
         x = self.bottleneck(x)
         found["bottleneck"] = x
-        for level, up, block in zip(range(depth, 0, -1), self.up, self.decoder, strict=True):
-            x = block(torch.cat([skips[level - 1], up(x)], 1))
+        for level, up, decode in zip(range(depth, 0, -1), self.up, self.decoder, strict=True):
+            x = decode(torch.cat([skips[level - 1], up(x)], 1))
             found[f"dec{level}"] = x
         found["logits"] = self.classifier(x)
-        return {name: _crop(value, size, self.stages[name].stride) for name, value in found.items()}
+        return {name: crop(value, height, width, self.stages[name].stride) for name, value in found.items()}
 
 
 def _stages(widths: list[int], num_classes: int) -> Mapping[str, Stage]:
@@ -86,49 +85,3 @@ def _stages(widths: list[int], num_classes: int) -> Mapping[str, Stage]:
     down = {f"enc{level}": Stage(widths[level - 1], 2 ** (level - 1)) for level in range(1, depth + 1)}
     up = {f"dec{level}": Stage(widths[level - 1], 2 ** (level - 1)) for level in range(depth, 0, -1)}
     return {**down, "bottleneck": Stage(widths[-1], 2**depth), **up, "logits": Stage(num_classes, 1)}
-
-
-def _block(before: int, after: int, normalisation: Normalisation, separable: bool) -> nn.Sequential:
-    """Two convolutions, each normalised and rectified."""
-    return nn.Sequential(
-        *_convolution(before, after, separable),
-        _normalise(after, normalisation),
-        nn.ReLU(inplace=True),
-        *_convolution(after, after, separable),
-        _normalise(after, normalisation),
-        nn.ReLU(inplace=True),
-    )
-
-
-def _convolution(before: int, after: int, separable: bool) -> list[nn.Module]:
-    if not separable or before == 3:
-        return [nn.Conv2d(before, after, 3, padding=1, bias=False)]
-    depthwise = nn.Conv2d(before, before, 3, padding=1, groups=before, bias=False)
-    return [depthwise, nn.Conv2d(before, after, 1, bias=False)]
-
-
-def _normalise(channels: int, kind: Normalisation) -> nn.Module:
-    if kind == "batch":
-        return nn.BatchNorm2d(channels)
-    groups = next(g for g in range(min(8, channels), 0, -1) if channels % g == 0)
-    return nn.GroupNorm(groups, channels)
-
-
-def _initialise(module: nn.Module) -> None:
-    """He et al. 2015, https://arxiv.org/abs/1502.01852, for rectified layers."""
-    if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-
-
-def _padding(size: torch.Size, multiple: int) -> list[int]:
-    """[left, right, top, bottom] zeros (the mean colour) that make both sides a multiple; more than needed nowhere."""
-    height, width = (-side % multiple for side in size)
-    return [0, width, 0, height]
-
-
-def _crop(value: Tensor, size: torch.Size, stride: int) -> Tensor:
-    """What belongs to the image, rounded up to whole cells."""
-    height, width = (-(-side // stride) for side in size)
-    return value[..., :height, :width]
