@@ -16,9 +16,21 @@ PIXELS = [500, 300, 200, 0]
 WEIGHTS = [0.5, 2.0, 1.0, 3.0]
 
 
-def build(label_smoothing: float = 0.0, class_weights: object = None, pixels: list[int] | None = None) -> CrossEntropy:
+def build(
+    label_smoothing: float = 0.0,
+    class_weights: object = None,
+    pixels: list[int] | None = None,
+    logit_adjustment: float = 0.0,
+) -> CrossEntropy:
     counts = pixels or PIXELS
-    return CrossEntropy(label_smoothing, class_weights, num_classes=len(counts), class_pixels=counts)  # pyright: ignore
+    return CrossEntropy(
+        label_smoothing,
+        class_weights,  # pyright: ignore[reportArgumentType]
+        logit_adjustment=logit_adjustment,
+        num_classes=len(counts),
+        class_pixels=counts,
+        class_image_pixels=[sum(counts)] * len(counts),
+    )
 
 
 def example(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]:
@@ -31,7 +43,7 @@ def example(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor]
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1, 0.5])
-@pytest.mark.parametrize("class_weights", [None, WEIGHTS, [0.0, 1.0, 0.0, 1.0], "enet", "erfnet"])
+@pytest.mark.parametrize("class_weights", [None, WEIGHTS, [0.0, 1.0, 0.0, 1.0], "enet", "median_frequency"])
 def test_agrees_with_torch(label_smoothing: float, class_weights: object) -> None:
     """In value and gradient, with pixels outside the mask as void."""
     loss = build(label_smoothing, class_weights)
@@ -115,6 +127,54 @@ def test_weights_follow_the_module_but_not_the_checkpoint() -> None:
     loss = build(class_weights=WEIGHTS)
     assert not loss.state_dict()
     assert loss.to("meta").weights.device.type == "meta"
+
+
+def test_logit_adjustment_by_hand() -> None:
+    """Where the logits say nothing, the prior is all there is: −ln .2, .3, .5."""
+    logits = torch.zeros(1, 3, 1, 3, dtype=torch.float64)
+    labels = torch.tensor([[[2, 1, 0]]])
+    loss = build(pixels=[500, 300, 200], logit_adjustment=1.0)
+    for pixel, expected in enumerate((1.609438, 1.203973, 0.693147)):
+        value = loss(logits, labels, labels, torch.arange(3).view(1, 1, 3) == pixel)
+        assert float(value) == pytest.approx(expected, abs=5e-7)
+
+
+@pytest.mark.parametrize("tau", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_logit_adjustment_agrees_with_torch_on_moved_logits(tau: float, label_smoothing: float) -> None:
+    """A class without a pixel counts as one pixel: its logit moves by a finite amount."""
+    logits, labels, mask = example()
+    shift = tau * torch.tensor([500 / 1001, 300 / 1001, 200 / 1001, 1 / 1001], dtype=torch.float64).log()
+    ours = build(label_smoothing, WEIGHTS, logit_adjustment=tau)(logits, labels, labels, mask)
+    theirs = F.cross_entropy(
+        logits + shift.view(1, K, 1, 1),
+        labels.where(mask, IGNORE),
+        weight=torch.tensor(WEIGHTS, dtype=torch.float64),
+        ignore_index=IGNORE,
+        label_smoothing=label_smoothing,
+    )
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
+
+
+def test_logit_adjustment_of_equal_classes_changes_nothing() -> None:
+    logits, labels, mask = example()
+    plain, adjusted = (build(0.1, pixels=[7] * K, logit_adjustment=tau) for tau in (0.0, 1.0))
+    torch.testing.assert_close(plain(logits, labels, labels, mask), adjusted(logits, labels, labels, mask))
+
+
+def test_a_logit_that_learned_the_balanced_answer_is_right_when_adjusted() -> None:
+    """The least loss of a pixel of which a share q is labelled c is at logits ln(q / π): Menon et al., eq. 8."""
+    share, prior = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64), [800, 150, 50]
+    labels = torch.tensor([0] * 7 + [1] * 2 + [2]).view(1, 1, 10)
+    logits = (share / torch.tensor(prior)).log().view(1, 3, 1, 1).expand(1, 3, 1, 10).clone().requires_grad_()
+    value = build(pixels=prior, logit_adjustment=1.0)(logits, labels, labels, labels >= 0)
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert float(gradient.sum(3).abs().max()) < 1e-7
+
+
+def test_logit_adjustment_out_of_range() -> None:
+    with pytest.raises(Mistake, match=r"^logit_adjustment: expected 0 or more, got -1.0$"):
+        build(logit_adjustment=-1.0)
 
 
 @pytest.mark.parametrize("epsilon", [-0.1, 1.0, 2.0])

@@ -1,13 +1,19 @@
 """Soft targets: the numbers of the fixture, a loop written from the formula, and Hinton's remarks about T."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from segdistill.assemble import assemble
+from segdistill.checkpoint import Card, save_weights
 from segdistill.losses.soft_targets import SoftTargets
-from segdistill.mistakes import Mistake
+from segdistill.mistakes import Mistake, one_of
+from segdistill.models.unet import UNet
+from segdistill.recipe import parse
+from segdistill.types import ClassTable
 
 # Two pixels of three classes.
 TARGET = torch.tensor([[2, 0], [0, 1], [-1, 0.5]], dtype=torch.float64).view(1, 3, 1, 2)
@@ -111,3 +117,112 @@ def test_a_pixel_certain_of_a_class_is_no_nan() -> None:
 def test_temperature_out_of_range(temperature: float) -> None:
     with pytest.raises(Mistake, match=rf"^temperature: expected more than 0, got {temperature}$"):
         SoftTargets(temperature)
+
+
+# Weighted by the target's class
+
+
+def weighted(class_weights: list[float], temperature: float = 1.0) -> SoftTargets:
+    k = len(class_weights)
+    return SoftTargets(temperature, class_weights, num_classes=k, channels=k)
+
+
+@pytest.mark.parametrize(
+    ("class_weights", "expected"),
+    [
+        ([1.0, 1.0, 1.0], 0.196503),
+        ([1.0, 3.0, 9.0], (0.255111 + 3 * 0.137895) / 4),
+        ([1.0, 0.0, 9.0], 0.255111),
+    ],
+)
+def test_fixture_with_class_weights(class_weights: list[float], expected: float) -> None:
+    """The target finds class 0 most likely at the first pixel, class 1 at the second; whatever the labels say."""
+    for labels in (LABELS, torch.full_like(LABELS, 255)):
+        found = weighted(class_weights)(STUDENT, TARGET, labels, EVERYWHERE)
+        assert float(found) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_weighted_agrees_with_a_loop(temperature: float) -> None:
+    student, target = random_pair()
+    mask = torch.rand(2, 4, 6, generator=torch.Generator().manual_seed(1)) < 0.6
+    weights = [0.5, 2.0, 1.0, 3.0, 0.25]
+    total = divisor = 0.0
+    for b, y, x in mask.nonzero().tolist():
+        weight = weights[max(range(5), key=target[b, :, y, x].tolist().__getitem__)]
+        alone = torch.zeros_like(mask)
+        alone[b, y, x] = True
+        total += weight * float(value(temperature, student, target, alone))
+        divisor += weight
+    found = weighted(weights, temperature)(student, target, torch.zeros(2, 4, 6, dtype=torch.int64), mask)
+    assert float(found) == pytest.approx(total / divisor, rel=1e-10)
+
+
+def test_weights_by_name_are_those_of_the_training_split() -> None:
+    student, target = random_pair((2, 3, 4, 6))
+    labels, mask = torch.zeros(2, 4, 6, dtype=torch.int64), torch.ones(2, 4, 6, dtype=torch.bool)
+    named = SoftTargets(1.0, "enet", num_classes=3, class_pixels=[500, 300, 200], channels=3)
+    said = weighted([2.388286, 3.601882, 5.028940])
+    answers = [loss(student, target, labels, mask) for loss in (named, said)]
+    torch.testing.assert_close(*answers, rtol=1e-5, atol=0)
+    assert abs(float(answers[0] - value(1.0, student, target, mask))) > 1e-3
+
+
+def test_no_weighted_pixel_gives_an_attached_zero() -> None:
+    student = STUDENT.clone().requires_grad_()
+    answer = weighted([0.0, 0.0, 1.0])(student, TARGET, LABELS, EVERYWHERE)
+    (gradient,) = torch.autograd.grad(answer, student)
+    assert answer == 0 and not gradient.any()
+
+
+def test_weighted_does_not_wait_for_the_device() -> None:
+    loss = weighted([1.0, 2.0, 3.0]).to("meta")
+    student, target, labels, mask = (x.to("meta") for x in (STUDENT, TARGET, LABELS, EVERYWHERE))
+    loss(student.requires_grad_(), target, labels, mask).backward()
+
+
+def test_weights_need_a_target_of_classes() -> None:
+    with pytest.raises(Mistake, match=r"^class_weights: expected a target of 19 classes, got 16 channels$"):
+        SoftTargets(1.0, "enet", num_classes=19, class_pixels=[1] * 19, channels=16)
+
+
+def test_weights_of_groups_of_classes(tmp_path: Path) -> None:
+    """Frequencies are those of the groups that both tables share; what never occurs is said."""
+    torch.manual_seed(0)
+    table = ClassTable(("ground", "traffic"), ((0, 0, 0),) * 2)
+    card = Card("unet", {"width": 2, "depth": 2}, table, None, 1, {})
+    save_weights(tmp_path / "two.safetensors", UNet(2, 2, num_classes=2), card)
+    class_map = {"ground": ["road", "sidewalk", "terrain"], "traffic": ["car", "train"]}
+    recipe = {
+        "data": {"kind": "streets", "count": 2, "val_count": 2, "scene_size": [48, 64], "batch": 2},
+        "models": {
+            "student": {"kind": "unet", "width": 2, "depth": 2},
+            "teacher": {"weights": str(tmp_path / "two.safetensors"), "frozen": True, "class_map": class_map},
+        },
+        "losses": {
+            "plain": {"kind": "cross_entropy", "student": "student", "class_weights": "median_frequency"},
+            "soft_targets": {"student": "student", "target": "teacher", "class_weights": "median_frequency"},
+        },
+        "steps": 1,
+    }
+    assembly = assemble(parse(recipe))
+    loss = assembly.system.edge("soft_targets").loss
+    assert isinstance(loss, SoftTargets) and loss.weights is not None
+    within = [0.0, 0.0]
+    for group, names in enumerate(class_map.values()):
+        ours = [[assembly.classes.names.index(name) for name in members] for members in class_map.values()]
+        inside = torch.zeros(2)
+        for i in range(2):
+            labels = assembly.train[i].labels
+            sizes = [sum(int((labels == k).sum()) for k in members) for members in ours]
+            if sizes[group]:
+                inside += torch.tensor([sizes[group], sum(sizes)])
+        within[group] = float(inside[0] / inside[1])
+        assert len(names) == len(ours[group])
+    expected = [sum(within) / 2 / share for share in within]
+    assert loss.weights.tolist() == pytest.approx(expected, rel=1e-5)
+    absent = [name for name, count in zip(assembly.classes.names, assembly.class_pixels, strict=True) if not count]
+    assert (
+        absent and f"median_frequency weights without a labelled pixel of {one_of(absent)}" in assembly.connections[0]
+    )
+    assert "without a labelled pixel" not in assembly.connections[1]

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
-import torch.distributed as dist
+import torch.distributed
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
@@ -32,11 +32,14 @@ class Loss(nn.Module, ABC):
 
     several: bool = False
     """Whether an end is a list of stages: `student` and `target` are then sequences, each stage in its own size and
-    channels, deepest last as the recipe lists them; `channels` and `student_channels` are tuples."""
+    channels, deepest first; `channels` and `student_channels` are tuples."""
 
     per_batch: bool = False
     """Whether it compares the images of one process with each other, or uses their statistics; the value for a batch is
     then not the mean of the values for its parts. Its docstring says so."""
+
+    silent_at_first: bool = False
+    """Whether it is 0, without a gradient, until a memory of its own has filled."""
 
     @abstractmethod
     def forward(self, student: Any, target: Any, labels: Labels, mask: Mask) -> Scalar: ...
@@ -59,9 +62,9 @@ def global_ratio(values: Tensor, weights: Tensor) -> Scalar:
     results, and of their gradients, is then the ratio of the global batch, however unevenly it is spread.
     """
     total = weights.detach().sum()
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(total)
-        total = total / dist.get_world_size()
+    if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        torch.distributed.all_reduce(total)
+        total = total / torch.distributed.get_world_size()
     return values.sum() / torch.where(total > 0, total, torch.ones_like(total))
 
 

@@ -8,15 +8,20 @@ from torch import Tensor
 from segdistill.losses import Mask, on_grid
 
 
-def unit(vectors: Tensor, dim: int) -> Tensor:
-    """The vectors along `dim` at length 1, with the gradient of the division.
+def inverse_length(vectors: Tensor, dim: int) -> Tensor:
+    """1 / length of the vectors along `dim`, which stays; with its gradient.
 
-    A vector shorter than 1e-6 has no direction: it becomes 0 with gradient 0 (`F.normalize` would multiply the gradient
-    by 1e12, and features behind a ReLU are often exactly 0).
+    A vector shorter than 1e-6 has no direction: the answer is 0 with gradient 0. (`F.normalize` would multiply the
+    gradient by 1e12, and features behind a ReLU are often exactly 0.)
     """
     square = vectors.square().sum(dim, keepdim=True)
     has_direction = square > 1e-12
-    return vectors * torch.where(has_direction, torch.where(has_direction, square, 1.0).rsqrt(), 0.0)
+    return torch.where(has_direction, torch.where(has_direction, square, 1.0).rsqrt(), 0.0)
+
+
+def unit(vectors: Tensor, dim: int) -> Tensor:
+    """The vectors along `dim` at length 1, or 0 where there is no direction."""
+    return vectors * inverse_length(vectors, dim)
 
 
 def unit_nodes(

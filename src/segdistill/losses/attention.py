@@ -16,7 +16,7 @@ from segdistill.losses import Features, Labels, Loss, Mask, Scalar, at_least_flo
 
 @final
 class Attention(Loss):
-    """The squared distance of the maps mean_c F², each of length 1 over the counting cells of an image; mean over images.
+    """The squared distance of the maps mean_c F², each of length 1 over an image's counting cells; mean over images.
 
     Between 0 and 2. A map says where a stage is active, not what it sees, so channels need no adapter. Images without a
     counting cell leave the mean. Keeps one stage-sized tensor for backward.

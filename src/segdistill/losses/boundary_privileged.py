@@ -1,7 +1,7 @@
-"""BPKD: boundary-privileged distillation, Liu, Wang, Xu et al. 2024, https://arxiv.org/abs/2306.08075, simplified.
+"""BPKD: boundary-privileged distillation, Liu et al. 2024, https://arxiv.org/abs/2306.08075, simplified.
 
-Differs from the paper in having one edge for all classes instead of a soft one per class, the mean of soft targets there,
-and channel-wise distillation of the rest with the edge left out of the softmax, not only of the sum.
+Differs from the paper in having one edge for all classes instead of a soft one for each, with plain soft targets on it,
+and in leaving the edge out of the softmax of the channel-wise term.
 """
 
 from typing import final

@@ -1,16 +1,17 @@
-"""Cross entropy with the ground truth; label smoothing of Szegedy et al. 2016, https://arxiv.org/abs/1512.00567.
+"""Cross entropy with the ground truth; label smoothing of Szegedy et al. 2016, https://arxiv.org/abs/1512.00567, and
+logit adjustment of Menon et al. 2021, https://arxiv.org/abs/2007.07314, eq. 10.
 
-Class weights by name follow ENet (Paszke et al. 2016, https://arxiv.org/abs/1606.02147), 1 / ln(1.02 + f), and ERFNet
-(Romera et al. 2018), 1 / ln(1.10 + f), with f the class's share of the labelled pixels of the training split.
+Differs from most segmentation codes in its unit: nats per labelled pixel of all ranks together.
 """
 
 from collections.abc import Sequence
-from typing import Literal, final
+from typing import final
 
 import torch
 from torch import Tensor
 
 from segdistill.losses import Features, Labels, Loss, Mask, Scalar, at_least_float32, global_ratio
+from segdistill.losses._class_weights import ClassWeights, log_prior, weights_of
 from segdistill.mistakes import Mistake
 from segdistill.types import IGNORE
 
@@ -19,39 +20,49 @@ from segdistill.types import IGNORE
 class CrossEntropy(Loss):
     """−log p of the labelled class, in nats per labelled pixel; weighted, it is divided by the sum of the weights.
 
+    Keeps 1 logit-sized tensor for backward.
+
     Args:
         label_smoothing: ε of the target (1 − ε)·onehot + ε/K.
-        class_weights: one weight per class, or the name of a formula over the training split's class frequencies.
+        class_weights: one weight per class, or a formula over the training split: inverse, median_frequency, enet,
+            erfnet, effective_number.
+        weight_clip: the largest weight that a formula may give.
+        logit_adjustment: τ of p = softmax(logits + τ·ln π), with π the classes' shares of the training split's labelled
+            pixels. The logits then learn what a pixel would be if all classes were equally frequent (τ = 1), so nothing
+            is added when predicting: mIoU gains at the cost of calibration.
     """
 
     needs_target = False
     weights: Tensor
+    shift: Tensor
 
     def __init__(
         self,
         label_smoothing: float = 0.0,
-        class_weights: list[float] | Literal["enet", "erfnet"] | None = None,
+        class_weights: ClassWeights = None,
+        weight_clip: float | None = None,
+        logit_adjustment: float = 0.0,
         *,
         num_classes: int,
         class_pixels: Sequence[int],
+        class_image_pixels: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing < 1:
             raise Mistake(f"label_smoothing: expected 0 <= ε < 1, got {label_smoothing}")
+        if logit_adjustment < 0:
+            raise Mistake(f"logit_adjustment: expected 0 or more, got {logit_adjustment}")
         self.label_smoothing = label_smoothing
-        if isinstance(class_weights, str):
-            share = torch.tensor(class_pixels, dtype=torch.float64) / max(1, sum(class_pixels))
-            weights = 1 / torch.log({"enet": 1.02, "erfnet": 1.10}[class_weights] + share)
-        else:
-            weights = torch.ones(num_classes) if class_weights is None else torch.tensor(class_weights)
-        if len(weights) != num_classes or bool((weights < 0).any()):
-            raise Mistake(
-                f"class_weights: expected {num_classes} numbers, none below 0, got {len(weights)}: {weights.tolist()}"
-            )
-        self.register_buffer("weights", weights.float(), persistent=False)
+        self.logit_adjustment = logit_adjustment
+        weights = weights_of(class_weights, weight_clip, num_classes, class_pixels, class_image_pixels)
+        self.register_buffer("weights", weights, persistent=False)
+        self.register_buffer("shift", logit_adjustment * log_prior(class_pixels).float(), persistent=False)
 
     def forward(self, student: Features, target: Tensor, labels: Labels, mask: Mask) -> Scalar:
-        log_p = at_least_float32(student).log_softmax(1)
+        logits = at_least_float32(student)
+        if self.logit_adjustment > 0:
+            logits = logits + self.shift.to(logits.dtype)[:, None, None]
+        log_p = logits.log_softmax(1)
         counts = mask & (labels != IGNORE)
         known = torch.where(counts, labels, 0)
         class_weights = self.weights.to(log_p.dtype)

@@ -1,4 +1,4 @@
-"""DKD: decoupled knowledge distillation, Zhao, Cui, Song, Qiu and Liang 2022, https://arxiv.org/abs/2203.08679, eq. 7.
+"""DKD: decoupled knowledge distillation, Zhao, Cui, Song, Qiu and Liang 2022, https://arxiv.org/abs/2203.08679.
 
 Differs from the published code in using log-sum-exp where that takes the logarithm of a probability that may be 0, and
 in leaving out pixels without a label.
@@ -19,7 +19,7 @@ class Decoupled(Loss):
     """T²·(α·KL of "the labelled class or another" + β·KL among the other classes), in nats per labelled pixel.
 
     The KL divergence of all classes is the first plus the second times the target's probability of "another", so
-    soft targets hardly see the second where the target is sure of itself. Keeps 2 logit-sized tensors for backward.
+    soft targets hardly see the second where the target is sure of itself. Keeps 3 logit-sized tensors for backward.
 
     Args:
         temperature: T.
@@ -50,17 +50,16 @@ class Decoupled(Loss):
         labels = labels_on_grid(labels, mask, self.num_classes, *student.shape[-2:])
         counts = labels != IGNORE
         known = torch.where(counts, labels, 0)[:, None]  # [b, 1, h, w]
-        logits, others, rest, log_p = self._split(student, known)
-        target_logits, target_others, target_rest, log_q = self._split(target, known)
+        log_p, log_p_others = split(at_least_float32(student) / self.temperature, known)
+        log_q, log_q_others = split(at_least_float32(target) / self.temperature, known)
         binary = (log_q.exp() * (log_q - log_p)).sum(1)
-        # Σ q̂·(log q̂ − log p̂) over the other classes; q̂ is 0 at the labelled one, where the difference is finite.
-        among_others = ((target_others - target_rest).exp() * ((target_logits - target_rest) - (logits - rest))).sum(1)
+        q_others = log_q_others.exp().scatter(1, known, 0)
+        among_others = (q_others * (log_q_others - log_p_others)).sum(1)
         values = self.target_weight * binary + self.non_target_weight * among_others
         return global_mean(values, counts.to(values.dtype)) * self.temperature**2
 
-    def _split(self, logits: Tensor, known: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Logits / T; the same with −inf at the known class; the others' log-sum-exp; log (p_known, 1 − p_known)."""
-        logits = at_least_float32(logits) / self.temperature
-        others = logits.scatter(1, known, -torch.inf)
-        rest = others.logsumexp(1, keepdim=True)
-        return logits, others, rest, torch.cat([logits.gather(1, known), rest], 1).log_softmax(1)
+
+def split(logits: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """log (p_known, 1 − p_known) [b, 2, h, w]; log p_c / (1 − p_known) [b, k, h, w], meaningless at the known class."""
+    rest = logits.scatter(1, known, -torch.inf).logsumexp(1, keepdim=True)  # of the other classes
+    return torch.cat([logits.gather(1, known), rest], 1).log_softmax(1), logits - rest

@@ -1,4 +1,4 @@
-"""DIST: inter- and intra-relations, Huang, You, Wang, Qian and Xu 2022, https://arxiv.org/abs/2205.10536, eq. 9 and 10.
+"""DIST: inter- and intra-relations, Huang, You, Wang, Qian and Xu 2022, https://arxiv.org/abs/2205.10536.
 
 Differs from the published code in that pixels and classes without variance leave their mean (there each adds a constant
 1), and in having no temperature. Its factor T², found in other codes, has no place here: a correlation has no scale.
@@ -15,7 +15,7 @@ from segdistill.mistakes import Mistake
 
 @final
 class Dist(Loss):
-    """1 − the correlation of student's and target's probabilities: over the classes of a pixel, over the pixels of a class.
+    """1 − Pearson's correlation of the two probabilities: of a pixel over classes, and of a class over pixels.
 
     The second is over the counting pixels of one process's batch, so the value depends on what is in a batch together.
     Keeps 4 logit-sized tensors for backward.
@@ -36,29 +36,31 @@ class Dist(Loss):
         self.intra = intra
 
     def forward(self, student: Features, target: Features, labels: Labels, mask: Mask) -> Scalar:
-        counts = on_grid(mask, *student.shape[-2:])
+        counts = on_grid(mask, *student.shape[-2:])[:, None]  # [b, 1, h, w]
         # Infinite logits where nothing counts would leave NaN in the softmax's gradient.
-        p, q = (torch.where(counts[:, None], at_least_float32(x), 0).softmax(1) for x in (student, target))
-        pixels = counts.sum().clamp(min=1)
-
-        def off_mean(x: Tensor) -> Tensor:
-            """From its class's mean over the counting pixels; 0 at the others."""
-            mean = torch.where(counts[:, None], x, 0).sum((0, 2, 3), keepdim=True) / pixels
-            return torch.where(counts[:, None], x - mean, 0)
-
-        of_pixel, has_pixel = correlation(p - 1 / p.shape[1], q - 1 / q.shape[1], q, [1])  # a pixel's mean is 1/K
-        of_class, has_class = correlation(off_mean(p), off_mean(q), q, [0, 2, 3])
-        inter = global_mean(1 - of_pixel, (has_pixel & counts).to(p.dtype))
-        intra = global_mean(1 - of_class, has_class.to(p.dtype))
+        p, q = (torch.where(counts, at_least_float32(x), 0).softmax(1) for x in (student, target))
+        inter = global_mean(*distance(p, q, counts, [1]))
+        intra = global_mean(*distance(p, q, counts, [0, 2, 3]))
         return self.inter * inter + self.intra * intra
 
 
-def correlation(a: Tensor, b: Tensor, uncentred_b: Tensor, over: list[int]) -> tuple[Tensor, Tensor]:
-    """Pearson's correlation of two centred tensors, and where there is one: where both vary.
-
-    The covariance is with b before centring. As a adds up to 0 it is the same, and one tensor less waits for backward.
-    """
-    norms_squared = a.square().sum(over) * b.square().sum(over)
-    varies = norms_squared > 1e-16
-    norms = torch.where(varies, norms_squared, 1).sqrt()  # the root's slope is infinite at 0
-    return (a * uncentred_b).sum(over) / norms, varies
+def distance(p: Tensor, q: Tensor, counts: Tensor, over: list[int]) -> tuple[Tensor, Tensor]:
+    """1 − the correlation of p and q along some axes, and 1 where there is one: where both vary at what counts."""
+    counts = counts.expand_as(p)
+    number = counts.sum(over, keepdim=True).clamp(min=1)
+    offsets: list[Tensor] = []
+    varies = torch.ones_like(number, dtype=torch.bool)
+    squared_norms = torch.ones_like(number, dtype=p.dtype)
+    for x in (p, q):
+        mean = torch.where(counts, x, 0).sum(over, keepdim=True) / number
+        offset = torch.where(counts, x - mean, 0)
+        squared_norm = offset.square().sum(over, keepdim=True)
+        # Equal numbers differ from their rounded mean; that is no relation, though one with an enormous slope.
+        varies = varies & (squared_norm > number * (64 * torch.finfo(x.dtype).eps * mean) ** 2)
+        squared_norms = squared_norms * squared_norm
+        offsets.append(offset)
+    varies = varies & (squared_norms > 1e-16)
+    # The covariance with q itself: p's offsets add up to 0, and one tensor less waits for backward.
+    covariance = (offsets[0] * q).sum(over, keepdim=True)
+    correlation = covariance / torch.where(varies, squared_norms, 1).sqrt()  # the root's slope is infinite at 0
+    return 1 - correlation, varies.to(p.dtype)

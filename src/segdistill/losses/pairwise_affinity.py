@@ -1,4 +1,4 @@
-"""Pair-wise affinity, Liu et al. 2019, Structured Knowledge Distillation, https://arxiv.org/abs/1903.04197, eq. 3.
+"""Pair-wise affinity of structured knowledge distillation, Liu et al. 2019, https://arxiv.org/abs/1903.04197.
 
 Differs from the authors' code, which pools to 2 × 2 nodes and takes the norms for constants: here nodes are pool × pool
 cells and the gradient goes through the norm. Padding is left out.

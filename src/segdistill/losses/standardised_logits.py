@@ -1,4 +1,4 @@
-"""Logit standardisation, Sun, Ren, Li, Wang and Cao 2024, https://arxiv.org/abs/2403.01427, eq. 12 with soft targets.
+"""Logit standardisation, Sun, Ren, Li, Wang and Cao 2024, https://arxiv.org/abs/2403.01427, then soft targets.
 
 Differs from the published code in clamping the deviation at 1e-3: logits that hardly differ would explode.
 """

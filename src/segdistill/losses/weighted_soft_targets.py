@@ -1,4 +1,4 @@
-"""Weighted soft labels, Zhou, Song, Chen et al. 2021, https://arxiv.org/abs/2102.00650, eq. 12, at every labelled pixel.
+"""Weighted soft labels, Zhou, Song, Chen et al. 2021, https://arxiv.org/abs/2102.00650, at every pixel.
 
 Differs from the paper in being a KL divergence (0 at equality), not a cross entropy, and in leaving the paper's own
 cross entropy with the labels to another edge.
