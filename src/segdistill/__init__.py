@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from segdistill.demonstration import demo
     from segdistill.evaluation import evaluate
     from segdistill.mistakes import Mistake
+    from segdistill.parts import allow_plugin
     from segdistill.planning import plan
     from segdistill.prediction import predict
     from segdistill.recipe import Recipe, read
@@ -25,6 +26,7 @@ _HOMES = {
     "demo": "demonstration",
     "evaluate": "evaluation",
     "Mistake": "mistakes",
+    "allow_plugin": "parts",
     "plan": "planning",
     "predict": "prediction",
     "Recipe": "recipe",
@@ -38,6 +40,7 @@ __all__ = [
     "Mistake",
     "Recipe",
     "Run",
+    "allow_plugin",
     "demo",
     "evaluate",
     "load",

@@ -76,10 +76,11 @@ class Translation(nn.Module):
     def forward(
         self, student: Float[Tensor, "b k h w"], target: Float[Tensor, "b t h w"], labels: Int64[Tensor, "b H W"]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return _merge(student, self.groups.ours), _merge(target, self.groups.theirs), self.lookup[labels]
+        return merge(student, self.groups.ours), merge(target, self.groups.theirs), self.lookup[labels]
 
 
-def _merge(logits: Tensor, groups: Members) -> Tensor:
+def merge(logits: Float[Tensor, "b k h w"], groups: Members) -> Float[Tensor, "b g h w"]:
+    """The logits of groups: the log of the sum of their members' exponentials."""
     single = [
         logits[:, members[0]] if len(members) == 1 else logits[:, list(members)].logsumexp(1) for members in groups
     ]

@@ -14,14 +14,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from segdistill.mistakes import MissingExtra, Mistake, nearest, one_of
 
-SHELVES = {"datasets": "dataset", "models": "model", "losses": "loss", "metrics": "metric", "probes": "probe"}
+SHELVES = {"datasets": "dataset", "models": "model", "losses": "loss", "metrics": "metric", "probes": "probe",
+           "analyses": "analysis"}  # fmt: skip
 """The shelves, and what one part of each is called."""
 
 _ALLOWED: set[str] = set()
 """Packages that a recipe may name code of."""
 
 
-def allow(package: str) -> None:
+def allow_plugin(package: str) -> None:
     """Let recipes name parts of a package, as `package.module:Class`; naming a part runs the package's code.
 
     Raises:

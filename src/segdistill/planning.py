@@ -2,6 +2,7 @@
 
 import resource
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,8 @@ import torch
 
 from segdistill.assemble import Assembly, assemble, probes
 from segdistill.data import crop_size, to_device, training_batches
-from segdistill.gradients import pulls
+from segdistill.diagnosis import warnings
+from segdistill.gradients import Pull, pulls
 from segdistill.models import Model
 from segdistill.probes.speed import gmac, parameters
 from segdistill.recipe import Recipe, take
@@ -25,11 +27,13 @@ class Plan(NamedTuple):
     stages: Table
     edges: Table
     connections: list[str]
+    warnings: list[str]
+    """What is probably not meant, one sentence each."""
     numbers: dict[str, float]
 
 
 def plan(recipe: Recipe | Path | str, settings: tuple[str, ...] = (), steps: int = 3) -> Plan:
-    """Stages, shapes, adapters, first loss values, gradient norm per edge, memory and time; nothing is written.
+    """Stages, shapes, adapters, what each edge pulls on, warnings, memory and time; nothing is written.
 
     Args:
         steps: training steps to time, after one to warm up.
@@ -53,7 +57,9 @@ def plan(recipe: Recipe | Path | str, settings: tuple[str, ...] = (), steps: int
     )
     crop = crop_size(assembly.train, recipe.data)
     with accelerator.autocast():
-        edges = _edges(system, frozen, to_device(next(batches), device))
+        first = to_device(next(batches), device)
+        pulled = _pulled(system, frozen, first)
+        warned = warnings(system, frozen, first, pulled)
     seconds: list[float] = []
     for step in range(steps + 1):
         begin = time.perf_counter()
@@ -76,17 +82,35 @@ def plan(recipe: Recipe | Path | str, settings: tuple[str, ...] = (), steps: int
         "peak_memory_bytes": float(peak),
         "threads": float(torch.get_num_threads()),
     }
-    return Plan(_models(assembly, crop), _stages(assembly, crop), edges, assembly.connections, numbers)
+    edges = _edges(system, pulled)
+    return Plan(_models(assembly, crop), _stages(assembly, crop), edges, assembly.connections, warned, numbers)
 
 
-def _edges(system: System, frozen: Frozen, batch: Batch) -> Table:
-    rows = [
-        [name, str(system.edge(name).student), str(system.edge(name).target), pull.value, pull.weight, pull.norm]
+def _pulled(system: System, frozen: Frozen, batch: Batch) -> dict[str, Pull]:
+    """Every edge in the first step in which it acts."""
+    return {
+        name: pull
         for first in sorted(set(system.first_steps.values()))
         for name, pull in pulls(system, frozen, batch, first).items()
         if system.first_steps[name] == first
+    }
+
+
+def _edges(system: System, pulled: Mapping[str, Pull]) -> Table:
+    rows = [
+        [
+            name,
+            str(system.edge(name).student),
+            str(system.edge(name).target),
+            pull.value,
+            pull.weight,
+            pull.norm,
+            pull.cosine,
+        ]
+        for name, pull in pulled.items()
     ]
-    return Table(["edge", "student", "target", "first value", "weight", "gradient norm"], rows)
+    columns = ["edge", "student", "target", "value", "weight", "gradient", "cosine"]
+    return Table(columns, rows)
 
 
 def _models(assembly: Assembly, crop: tuple[int, int]) -> Table:
