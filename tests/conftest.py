@@ -9,6 +9,7 @@ os.environ["WANDB_ERROR_REPORTING"] = "false"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,15 @@ from jaxtyping import install_import_hook
 # Every annotated shape of these shelves is checked in every call, so it must happen before their first import.
 install_import_hook(["segdistill.losses", "segdistill.metrics", "segdistill.models"], "beartype.beartype")
 torch.set_num_threads(2)
+NUMBERS = count()
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a test remembers is its own; the folder is made by who writes."""
+    folder = tmp_path_factory.getbasetemp() / "caches" / str(next(NUMBERS))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -347,14 +347,27 @@ def test_augmentation_does_not_write_into_the_cache() -> None:
 def test_count_pixels() -> None:
     dataset = Painted()
     expected = [sum(int((dataset[i].labels == k).sum()) for i in range(5)) for k in range(8)]
-    assert count_pixels(dataset) == expected
+    assert count_pixels(dataset).class_pixels == expected
     void = sum(int((dataset[i].labels == IGNORE).sum()) for i in range(5))
     assert sum(expected) + void == 5 * 32 * 48 and void > 0
 
 
+def test_pixels_are_counted_once() -> None:
+    """Of the same data; other data are other counts."""
+    dataset, more = Painted(), Painted(6)
+    counts = count_pixels(dataset)
+    assert dataset.reads == 5
+    again = count_pixels(dataset)
+    assert dataset.reads == 5 and np.array_equal(again.table, counts.table)
+    assert count_pixels(more).table.shape == (6, 8) and more.reads == 6
+
+
 def test_count_pixels_of_streets_leaves_unlabelled_images_out() -> None:
     labelled, more = Streets(2, (48, 64), split="train"), Streets(2, (48, 64), unlabelled=2, split="train")
-    assert count_pixels(labelled) == count_pixels(more)
+    one, other = count_pixels(labelled), count_pixels(more)
+    assert one.class_pixels == other.class_pixels
+    assert one.class_image_pixels == other.class_image_pixels
+    assert one.class_images == other.class_images
 
 
 def test_as_float() -> None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -13,12 +14,13 @@ from torch import nn
 from segdistill import parts
 from segdistill.checkpoint import Card, digest, load_weights, read_card
 from segdistill.class_map import Groups, Translation, groups
-from segdistill.data import Cached, count_pixels
+from segdistill.data import Cached, PixelCounts, count_pixels
 from segdistill.datasets import Dataset
 from segdistill.labels import CLASS_MAPS, TABLES
 from segdistill.losses import Loss
 from segdistill.mistakes import Mistake, nearest, one_of
 from segdistill.models import Model
+from segdistill.quarantine import without
 from segdistill.recipe import LABELS, DataSpec, LossSpec, ModelSpec, ProbeSpec, Recipe
 from segdistill.run import Run
 from segdistill.system import Edge, Following, Frozen, Phase, System, Tap
@@ -86,20 +88,21 @@ def assemble(recipe: Recipe) -> Assembly:
     connections: list[str] = []
     ends = {name: _ends(name, spec, models, maps, len(classes.names)) for name, spec in recipe.losses.items()}
     for name, spec in recipe.losses.items():  # bad parameters are a mistake before the data are read
-        _loss(name, spec, ends[name], recipe, [1] * len(classes.names))
+        _loss(name, spec, ends[name], recipe, PixelCounts(np.ones((1, len(classes.names)), np.int64)))
     if recipe.data.cache:
         train, val = Cached(train), Cached(val)
-    class_pixels = _once(lambda: count_pixels(train))
+    counts = _once(lambda: count_pixels(train))
     _once(lambda: count_pixels(val))  # a bad file is a mistake now, not at the first evaluation
     edges = {
-        name: _edge(name, spec, ends[name], recipe, class_pixels, connections) for name, spec in recipe.losses.items()
+        name: _edge(name, spec, ends[name], recipe, classes, counts, connections)
+        for name, spec in recipe.losses.items()
     }
     trained = recipe.trained()
     frozen = Frozen({n: m for n, m in models.items() if n not in trained}, following)
     system = System({n: models[n] for n in trained}, edges, _phases(recipe, len(train)))
     prints = {"train": train.fingerprint(), "val": val.fingerprint()}
     prints |= {name: digest(model) for name, model in frozen.models.items() if name not in following}
-    return Assembly(recipe, system, frozen, train, val, class_pixels, connections, prints)
+    return Assembly(recipe, system, frozen, train, val, counts.class_pixels, connections, prints)
 
 
 def resolve(recipe: Recipe) -> Recipe:
@@ -143,7 +146,8 @@ def resolve(recipe: Recipe) -> Recipe:
 def open_split(spec: DataSpec, split: str) -> Dataset:
     """A dataset as the recipe describes it; its files are listed, not read."""
     part = parts.find("datasets", spec.kind, "data.kind")
-    return parts.build(part, parts.settings(part, spec.parameters, "data", DataSpec.model_fields), split=split)
+    dataset = parts.build(part, parts.settings(part, spec.parameters, "data", DataSpec.model_fields), split=split)
+    return without(dataset, split, spec.quarantine)
 
 
 def load(path: Path | str, model: str | None = None, which: str = "best") -> Model:
@@ -348,12 +352,18 @@ def _tap(where: str, paths: tuple[str, ...], models: Mapping[str, Model]) -> tup
 
 
 def _edge(
-    name: str, spec: LossSpec, ends: _Ends, recipe: Recipe, class_pixels: list[int], connections: list[str]
+    name: str,
+    spec: LossSpec,
+    ends: _Ends,
+    recipe: Recipe,
+    classes: ClassTable,
+    counts: PixelCounts,
+    connections: list[str],
 ) -> Edge:
     adapter: nn.Module | None = None
     done: list[str] = []
     with _seeded(recipe.seed, f"losses.{name}"):
-        loss = _loss(name, spec, ends, recipe, class_pixels)
+        loss = _loss(name, spec, ends, recipe, counts)
         student, target = ends.student_stages[0], ends.target_stages[0]
         if ends.groups is None and not loss.several and loss.same_channels and student.channels != target.channels:
             adapter = nn.Conv2d(student.channels, target.channels, 1, bias=False)
@@ -366,6 +376,10 @@ def _edge(
         done.append(f"{target.channels} and {student.channels} classes in {len(found.names)} groups{without}")
     if spec.distill_stride > 1:
         done.append(f"logits averaged over {spec.distill_stride}×{spec.distill_stride} pixels")
+    names = classes.names if ends.groups is None else ends.groups.names
+    absent = [label for label, count in zip(names, _grouped(counts, ends).class_pixels, strict=True) if count == 0]
+    if absent and isinstance(spec.parameters.get("class_weights"), str):
+        done.append(f"{spec.parameters['class_weights']} weights without a labelled pixel of {one_of(absent)}")
     connections.append(f"{name}: {ends.student} <- {ends.target}: {', '.join(done) or 'as they are'}")
     return Edge(
         loss,
@@ -380,18 +394,20 @@ def _edge(
     )
 
 
-def _loss(name: str, spec: LossSpec, ends: _Ends, recipe: Recipe, class_pixels: list[int]) -> Loss:
+def _loss(name: str, spec: LossSpec, ends: _Ends, recipe: Recipe, counts: PixelCounts) -> Loss:
     part = parts.find("losses", spec.kind or name, f"losses.{name}.kind")
-    if ends.groups is not None:
-        class_pixels = [sum(class_pixels[k] for k in members) for members in ends.groups.ours]
     channels = tuple(stage.channels for stage in ends.target_stages)
     student_channels = tuple(stage.channels for stage in ends.student_stages)
+    if ends.groups is not None:
+        channels = student_channels = (len(ends.groups.names),)
+    counts = _grouped(counts, ends)
     try:
         loss = parts.build(
             part,
             spec.parameters,
-            num_classes=len(class_pixels),
-            class_pixels=class_pixels,
+            num_classes=len(counts.class_pixels),
+            class_pixels=counts.class_pixels,
+            class_image_pixels=counts.class_image_pixels,
             channels=channels if part.several else channels[0],
             student_channels=student_channels if part.several else student_channels[0],
             seed=recipe.seed,
@@ -400,6 +416,11 @@ def _loss(name: str, spec: LossSpec, ends: _Ends, recipe: Recipe, class_pixels: 
         raise Mistake(f"losses.{name}.{mistake}") from mistake
     assert isinstance(loss, Loss)
     return loss
+
+
+def _grouped(counts: PixelCounts, ends: _Ends) -> PixelCounts:
+    """Of the classes that the loss sees."""
+    return counts if ends.groups is None else counts.grouped(ends.groups.ours)
 
 
 def _phases(recipe: Recipe, images: int) -> list[Phase]:

@@ -3,7 +3,8 @@
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,10 +15,13 @@ from rich.table import Table as Grid
 from segdistill.mistakes import Mistake, nearest
 from segdistill.types import Findings, Table
 
-HELP = "Distil a large driving-scene segmentation network into one small enough for a car, and know that it worked."
+HELP = """Distil a large driving-scene segmentation network into one small enough for a car, and know that it worked.
+
+Every verb takes --plugin PACKAGE (a recipe may then name that package's parts, as package.module:Class) and --debug
+(where a failure comes from)."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
-data_app = typer.Typer(no_args_is_help=True, help="Make and check data.")
+data_app = typer.Typer(no_args_is_help=True, help="Make, check and analyse data.")
 app.add_typer(data_app, name="data")
 
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe.")]
@@ -69,13 +73,16 @@ def plan(recipe: Path, settings: Sets = None, as_json: Json = False) -> None:
 
     found = work(recipe, tuple(settings or ()))
     if as_json:
-        tables = {name: _rows(getattr(found, name)) for name in ("models", "stages", "edges")}
-        print(json.dumps({**tables, "connections": found.connections, "numbers": found.numbers}))
+        tables = {name: _rows(getattr(found, name)) for name in ("models", "stages", "edges", "classes")}
+        said = {"connections": found.connections, "warnings": found.warnings, "numbers": found.numbers}
+        print(json.dumps({**tables, **said}))
         return
-    for table in (found.models, found.stages, found.edges):
+    for table in (found.models, found.stages, found.classes, found.edges):
         _print(table)
     for line in found.connections:
         print(line)
+    for sentence in found.warnings:
+        print(f"warning: {sentence}")
     n = found.numbers
     print(
         f"{n['train_images']:.0f} training and {n['val_images']:.0f} validation images; {n['epochs']:.1f} epochs; "
@@ -120,9 +127,25 @@ def report(
     print(f"Open the report: {page}")
 
 
+@app.command()
+def analyse(
+    kind: Annotated[str, typer.Argument(help="Which analysis, such as class_results; see `list analyses`.")],
+    runs: list[Path],
+    out: Annotated[Path | None, typer.Option(help="The folder written; default runs/analysis-<kind>.")] = None,
+    settings: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Look across finished runs: tables, a page, and what they say. --set takes data.… and analysis.…"""
+    from segdistill.analysing import analyse as work
+
+    with _interruptible():
+        found, page = work(kind, runs, out, settings or ())
+    _print_analysis(found, page, as_json)
+
+
 @app.command(name="list")
 def list_parts(
-    shelf: Annotated[str | None, typer.Argument(help="datasets, models, losses, metrics or probes.")] = None,
+    shelf: Annotated[str | None, typer.Argument(help="datasets, models, losses, metrics, probes or analyses.")] = None,
     as_json: Json = False,
 ) -> None:
     """The parts on the shelves, and what a recipe may say to each."""
@@ -163,19 +186,66 @@ def data_make(
 
 
 @data_app.command("check")
-def data_check(recipe: Path, settings: Sets = None, as_json: Json = False) -> None:
-    """Read every image and label of a recipe's splits; exit code 1 and one sentence per bad sample."""
-    from segdistill.make_data import check
+def data_check(
+    recipe: Path,
+    quarantine: Annotated[
+        Path | None, typer.Option(help="Write which samples data.quarantine is to leave out.")
+    ] = None,
+    settings: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Read every image and label of a recipe's splits; a sentence for each finding, exit code 1 if one is an error."""
+    from segdistill.checking import check
 
-    bad, table = check(recipe, settings or ())
+    found = check(recipe, settings or (), quarantine)
+    errors, warnings = found.of("error"), found.of("warning")
     if as_json:
-        print(json.dumps({"bad": bad, "classes": _rows(table)}))
+        said = {"bad": [each._asdict() for each in errors], "warnings": [each._asdict() for each in warnings]}
+        print(json.dumps({**said, "classes": _rows(found.classes)}))
     else:
-        _print(table)
-        for sentence in bad:
+        _print(found.classes)
+        for sentence in found.sentences():
             print(sentence)
-    if bad:
+        print(f"{len(errors)} errors, {len(warnings)} warnings")
+    if errors:
         raise typer.Exit(1)
+
+
+@data_app.command("analyse")
+def data_analyse(
+    recipe: Path,
+    out: Annotated[
+        Path | None, typer.Option(help="The folder written; default runs/analysis-<folder>-<recipe>.")
+    ] = None,
+    settings: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """What the splits show, how they differ, and what to set because of it. --set also takes analysis.…"""
+    from segdistill.analysing import analyse_data as work
+
+    with _interruptible():
+        found, page = work(recipe, out, settings or ())
+    _print_analysis(found, page, as_json)
+
+
+@contextmanager
+def _interruptible() -> Generator[None]:
+    """Ctrl-C ends with 130; what was counted is kept."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        print("\nsegdistill: stopped; the same command goes on from here", file=sys.stderr)
+        raise typer.Exit(130) from interrupt
+
+
+def _print_analysis(found: Findings, page: Path, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({**_findings(found), "page": str(page)}))
+        return
+    for name in ("splits", "advice"):
+        if name in found.tables:
+            _print(found.tables[name])
+    print(f"Open the page: {page}")
 
 
 def _print(table: Table) -> None:
@@ -202,12 +272,30 @@ def _findings(found: Findings) -> dict[str, object]:
     return {"numbers": dict(found.numbers), "tables": {name: _rows(table) for name, table in found.tables.items()}}
 
 
+def _allow_plugins(words: Sequence[str]) -> list[str]:
+    """The words without `--plugin PACKAGE`, wherever it stands; those packages may be named by recipes from now on."""
+    from segdistill.parts import allow_plugin
+
+    rest: list[str] = []
+    given = iter(words)
+    for word in given:
+        name, equals, value = word.partition("=")
+        if name != "--plugin":
+            rest.append(word)
+            continue
+        package = value if equals else next(given, "")
+        if str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))  # a package beside the recipe, as `python -m` finds it
+        allow_plugin(package)
+    return rest
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Exit codes: 0 done, 1 the work failed, 2 the user's mistake, 130 interrupted with the checkpoint written."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
     try:
+        words = _allow_plugins([word for word in words if word != "--debug"])
         app(words, prog_name="segdistill")
     except Mistake as mistake:
         if debug:

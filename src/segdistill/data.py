@@ -19,12 +19,20 @@ from torch.utils.data import Dataset as TorchDataset
 
 from segdistill.datasets import Dataset
 from segdistill.mistakes import Mistake
-from segdistill.recipe import AugmentSpec, DataSpec
-from segdistill.types import IGNORE, Batch, ClassTable, Sample
+from segdistill.recipe import AugmentSpec, ClassUniformSpec, DataSpec, RareClassSpec, UniformSpec
+from segdistill.sampling import Drawn, Sampling, corner, remembered
+from segdistill.types import IGNORE, Batch, ClassTable, Sample, Table
 
 T = TypeVar("T")
-Place = tuple[int, int]
-"""(epoch, index): which pass over the data, and which sample."""
+Place = tuple[int, int] | tuple[int, int, int, int]
+"""(epoch, index): which pass over the data, and which sample; if drawn for a class also (…, class, place in epoch)."""
+
+
+class Wish(NamedTuple):
+    """What a crop is to show: a class of the labels, by the way in which it was drawn."""
+
+    sampling: RareClassSpec | ClassUniformSpec
+    label: int
 
 
 class Crop(NamedTuple):
@@ -55,11 +63,49 @@ class Cached(Dataset):
         return self.dataset.fingerprint()
 
 
-def count_pixels(dataset: Dataset) -> list[int]:
-    """Labelled pixels per class over all samples; reading them finds a bad label file before training does."""
-    maps = _all(lambda index: _histogram(dataset.labels(index)), len(dataset), "reading labels")
-    counts = np.sum(maps, 0) if maps else np.zeros(256, np.int64)
-    return [int(count) for count in counts[: len(dataset.classes.names)]]
+class PixelCounts(NamedTuple):
+    """Labelled pixels of every image and class."""
+
+    table: np.ndarray
+    """[images, K]."""
+
+    @property
+    def class_pixels(self) -> list[int]:
+        """Of each class, in all images."""
+        return self.table.sum(0, dtype=np.int64).tolist()
+
+    @property
+    def class_image_pixels(self) -> list[int]:
+        """Of any class, in the images that contain each class."""
+        return (self.table.sum(1, dtype=np.int64) @ (self.table > 0)).tolist()
+
+    @property
+    def class_images(self) -> list[int]:
+        """How many images contain each class."""
+        return (self.table > 0).sum(0).tolist()
+
+    def grouped(self, members: Sequence[Sequence[int]]) -> "PixelCounts":
+        """The counts of groups of classes; pixels of a class in no group are no longer labelled."""
+        return PixelCounts(np.stack([self.table[:, list(group)].sum(1, dtype=np.int64) for group in members], 1))
+
+
+def count_pixels(dataset: Dataset) -> PixelCounts:
+    """Labelled pixels per image and class; reading them finds a bad label file before training does.
+
+    They are remembered by the data's fingerprint: files that have not changed since are not read, nor checked, again.
+    """
+    return PixelCounts(class_counts(dataset)[:, :-1])
+
+
+def class_counts(dataset: Dataset) -> np.ndarray:
+    """uint32 [images, K + 1]: pixels of each class, and of void in the last column; counted once per data set."""
+    classes = len(dataset.classes.names)
+
+    def of_image(index: int) -> np.ndarray:
+        counts = _histogram(dataset.labels(index))
+        return np.append(counts[:classes], counts[classes:].sum()).astype(np.uint32)
+
+    return remembered(dataset, lambda: np.stack(_all(of_image, len(dataset), "reading labels")))
 
 
 def _histogram(labels: np.ndarray) -> np.ndarray:
@@ -82,15 +128,26 @@ def watched(items: Iterable[T], what: str, count: int) -> Iterable[T]:
 class Order(Sampler[list[Place]]):
     """The batches of one rank from step `start` on, without end: every epoch a permutation drawn by (seed, epoch).
 
-    A global batch is `batch` consecutive places; rank r of n takes every n-th of them, so the ranks together see what
-    one process would.
+    `sampling` puts samples that it draws for a class into some of the places. A global batch is `batch` consecutive
+    places; rank r of n takes every n-th of them, so the ranks together see what one process would.
     """
 
-    def __init__(self, length: int, batch: int, seed: int, *, start: int = 0, rank: int = 0, ranks: int = 1) -> None:
-        self.length, self.batch, self.seed = length, batch, seed
+    def __init__(
+        self,
+        length: int,
+        batch: int,
+        seed: int,
+        sampling: Sampling | None = None,
+        *,
+        start: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+    ) -> None:
+        self.length, self.batch, self.seed, self.sampling = length, batch, seed, sampling
         self.start, self.rank, self.ranks = start, rank, ranks
         self.epoch = -1
         self.permutation = np.empty(0, np.int64)
+        self.drawn: dict[int, Drawn] = {}
 
     def __iter__(self) -> Iterator[list[Place]]:
         step = self.start
@@ -103,41 +160,84 @@ class Order(Sampler[list[Place]]):
         epoch, offset = divmod(position, self.length)
         if epoch != self.epoch:
             self.epoch, self.permutation = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.length)
+            self.drawn = self.sampling.drawn(self.seed, epoch) if self.sampling else {}
+        if offset in self.drawn:
+            sample, label = self.drawn[offset]
+            return epoch, sample, label, offset
         return epoch, int(self.permutation[offset])
 
 
 @final
 class Augmented(TorchDataset["Crop | Mistake"]):
-    """(epoch, index) -> a random crop of that sample; a bad file's sentence travels as a value out of a worker."""
+    """A place -> a random crop of that sample; a bad file's sentence travels as a value out of a worker."""
 
     def __init__(self, dataset: Dataset, spec: DataSpec, crop: tuple[int, int], seed: int) -> None:
         self.dataset, self.spec, self.crop, self.seed = dataset, spec, crop, seed
 
     def __getitem__(self, place: Place) -> Crop | Mistake:
-        epoch, index = place
-        random = np.random.default_rng([self.seed, epoch, index])
+        random, wish = _chances(place, self.spec, self.seed)
         try:
-            return augment(self.dataset[index], self.spec.size, self.crop, self.spec.augment, random)
+            return augment(self.dataset[place[1]], self.spec.size, self.crop, self.spec.augment, random, wish)
         except Mistake as mistake:
             return mistake
 
 
-def augment(
-    sample: Sample, size: tuple[int, int] | None, crop: tuple[int, int], spec: AugmentSpec, random: np.random.Generator
-) -> Crop:
-    """Scale, crop, flip and jitter; the image is resized only where the crop lies. Padding is marked."""
-    height, width = sample.labels.shape
+def _chances(place: Place, spec: DataSpec, seed: int) -> tuple[np.random.Generator, Wish | None]:
+    """The random numbers of a sample's crop, and the class that it was drawn for."""
+    epoch, index, *drawn = place
+    if not drawn or isinstance(spec.sampling, UniformSpec):
+        return np.random.default_rng([seed, epoch, index]), None
+    label, offset = drawn  # an image that is drawn again gets another crop
+    random = np.random.default_rng(np.random.SeedSequence([seed, epoch, index], spawn_key=(offset,)))
+    return random, Wish(spec.sampling, label)
+
+
+class _Window(NamedTuple):
+    """What a crop shows of an image: its height and width, and the box (left, top, right, bottom) it is made of."""
+
+    seen: tuple[int, int]
+    box: tuple[float, float, float, float]
+
+    def of_labels(self, labels: np.ndarray) -> np.ndarray:
+        height, width = self.seen
+        return np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST, self.box))
+
+
+def _window(
+    labels: np.ndarray,
+    size: tuple[int, int] | None,
+    crop: tuple[int, int],
+    spec: AugmentSpec,
+    random: np.random.Generator,
+    wish: Wish | None,
+) -> _Window:
+    height, width = labels.shape
     base = size or (height, width)
     scale = float(np.exp(random.uniform(*np.log(spec.scale))))
     scaled = (max(1, round(base[0] * scale)), max(1, round(base[1] * scale)))
     seen = (min(crop[0], scaled[0]), min(crop[1], scaled[1]))
-    top, left = (int(random.integers(0, whole - part + 1)) for whole, part in zip(scaled, seen, strict=True))
-    down, right = (int(random.integers(0, whole - part + 1)) for whole, part in zip(crop, seen, strict=True))
+    if wish is None:
+        top, left = (int(random.integers(0, whole - part + 1)) for whole, part in zip(scaled, seen, strict=True))
+    else:
+        top, left = corner(wish.sampling, labels, wish.label, scaled, seen, random)
     y, x = height / scaled[0], width / scaled[1]
-    box = (left * x, top * y, (left + seen[1]) * x, (top + seen[0]) * y)
+    return _Window(seen, (left * x, top * y, (left + seen[1]) * x, (top + seen[0]) * y))
+
+
+def augment(
+    sample: Sample,
+    size: tuple[int, int] | None,
+    crop: tuple[int, int],
+    spec: AugmentSpec,
+    random: np.random.Generator,
+    wish: Wish | None = None,
+) -> Crop:
+    """Scale, crop, flip and jitter; the image is resized only where the crop lies. Padding is marked."""
+    whole = sample.labels.numpy()
+    seen, box = shown = _window(whole, size, crop, spec, random, wish)
+    down, right = (int(random.integers(0, side - part + 1)) for side, part in zip(crop, seen, strict=True))
     pixels = Image.fromarray(sample.image.permute(1, 2, 0).contiguous().numpy())
     part = np.asarray(pixels.resize((seen[1], seen[0]), Image.Resampling.BILINEAR, box))
-    truth = Image.fromarray(sample.labels.numpy()).resize((seen[1], seen[0]), Image.Resampling.NEAREST, box)
     flip = bool(random.integers(2)) and spec.flip
     part = jitter(part, spec.jitter, random)
 
@@ -145,7 +245,7 @@ def augment(
     labels = np.full(crop, IGNORE, np.uint8)
     pad = np.ones(crop, bool)
     window = (slice(down, down + seen[0]), slice(right, right + seen[1]))
-    image[window], labels[window], pad[window] = part, np.asarray(truth), False
+    image[window], labels[window], pad[window] = part, shown.of_labels(whole), False
     mirror = slice(None, None, -1 if flip else 1)
     return Crop(
         torch.from_numpy(image[:, mirror].transpose(2, 0, 1).copy()),
@@ -187,12 +287,35 @@ def training_batches(
     """Batches without end, from batch number `start` on; `batch` images over all ranks.
 
     Raises:
-        Mistake: a sample cannot be read.
+        Mistake: a sample cannot be read, or no image has a label where classes are looked for.
     """
-    order = Order(len(dataset), batch, seed, start=start, rank=rank, ranks=ranks)
+    order = Order(len(dataset), batch, seed, _sampling(dataset, spec), start=start, rank=rank, ranks=ranks)
     feed = Augmented(dataset, spec, crop_size(dataset, spec), seed)
     loader = DataLoader(feed, batch_sampler=order, num_workers=spec.workers, collate_fn=collate, pin_memory=pin)
     return _raising(iter(loader))
+
+
+def _sampling(dataset: Dataset, spec: DataSpec) -> Sampling | None:
+    """What the recipe draws for classes; None: nothing."""
+    return None if isinstance(spec.sampling, UniformSpec) else Sampling(spec.sampling, class_counts(dataset))
+
+
+def class_shares(dataset: Dataset, spec: DataSpec, seed: int, crops: int = 256) -> Table:
+    """Each class's share of the labelled pixels in the data, and in the first crops of a run; decodes labels only."""
+    order = Order(len(dataset), crops, seed, _sampling(dataset, spec))
+    crop = crop_size(dataset, spec)
+
+    def of_crop(place: Place) -> np.ndarray:
+        random, wish = _chances(place, spec, seed)
+        labels = dataset.labels(place[1])
+        return _histogram(_window(labels, spec.size, crop, spec.augment, random, wish).of_labels(labels))
+
+    places = [order.place(position) for position in range(crops)]
+    classes = dataset.classes.names
+    sampled = np.sum(_all(lambda position: of_crop(places[position]), crops, "drawing crops"), 0)[: len(classes)]
+    found = class_counts(dataset)[:, :-1].sum(0, dtype=np.int64)
+    shares = zip(classes, found / max(1, found.sum()), sampled / max(1, sampled.sum()), strict=True)
+    return Table(["class", "share in the data", "share as sampled"], [[n, float(a), float(b)] for n, a, b in shares])
 
 
 def _raising(items: Iterator[Batch | Mistake]) -> Iterator[Batch]:

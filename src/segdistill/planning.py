@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from segdistill.assemble import Assembly, assemble, probes
-from segdistill.data import crop_size, to_device, training_batches
+from segdistill.data import class_shares, crop_size, to_device, training_batches
 from segdistill.diagnosis import warnings
 from segdistill.gradients import Pull, pulls
 from segdistill.models import Model
@@ -26,6 +26,8 @@ class Plan(NamedTuple):
     models: Table
     stages: Table
     edges: Table
+    classes: Table
+    """Each class's share of the labelled pixels, in the data and in the first crops of the run."""
     connections: list[str]
     warnings: list[str]
     """What is probably not meant, one sentence each."""
@@ -83,7 +85,9 @@ def plan(recipe: Recipe | Path | str, settings: tuple[str, ...] = (), steps: int
         "threads": float(torch.get_num_threads()),
     }
     edges = _edges(system, pulled)
-    return Plan(_models(assembly, crop), _stages(assembly, crop), edges, assembly.connections, warned, numbers)
+    classes = class_shares(assembly.train, recipe.data, recipe.seed, crops=128)
+    tables = (_models(assembly, crop), _stages(assembly, crop), edges, classes)
+    return Plan(*tables, assembly.connections, warned, numbers)
 
 
 def _pulled(system: System, frozen: Frozen, batch: Batch) -> dict[str, Pull]:

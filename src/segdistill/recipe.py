@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Annotated, Any, Literal, final
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
@@ -48,6 +48,39 @@ class AugmentSpec(_Spec):
 
 
 @final
+class UniformSpec(_Spec):
+    """Every image once an epoch."""
+
+    kind: Literal["uniform"] = "uniform"
+
+
+@final
+class RareClassSpec(_Spec):
+    """DAFormer's: a class, the rarer the likelier; an image that holds it; a crop that shows it."""
+
+    kind: Literal["rare_class"]
+    share: float = Field(default=0.5, gt=0, le=1)
+    """Of the crops that are drawn for a class; the paper's is 1."""
+    temperature: float = Field(default=0.01, gt=0)
+    """The lower, the more the rarest classes are preferred."""
+    min_share: float = Field(default=0.0015, gt=0, lt=1)
+    """Of an image's pixels that a class has to fill there; the paper's 3000 pixels in those of Cityscapes."""
+
+
+@final
+class ClassUniformSpec(_Spec):
+    """Zhu et al.'s: every class is looked for equally often."""
+
+    kind: Literal["class_uniform"]
+    share: float = Field(default=0.5, gt=0, le=1)
+    """Of the crops that are drawn for a class."""
+
+
+SamplingSpec = Annotated[UniformSpec | RareClassSpec | ClassUniformSpec, Field(discriminator="kind")]
+"""Which images and crops an epoch shows."""
+
+
+@final
 class DataSpec(_PartSpec):
     """A dataset (`kind` and its own parameters) and how it is fed."""
 
@@ -59,11 +92,14 @@ class DataSpec(_PartSpec):
     crop: tuple[PositiveInt, PositiveInt] | None = None
     """[height, width] of a training crop. Default: `size`, or what the first image measures."""
     augment: AugmentSpec = AugmentSpec()
+    sampling: SamplingSpec = UniformSpec()
     workers: int = Field(default=0, ge=0)
     cache: bool = False
     """Keep the decoded images in memory; for small sets."""
     train: str = "train"
     validate_on: str = "val"
+    quarantine: str | None = None
+    """A file that `data check --quarantine` wrote; the samples that it names are left out of their splits."""
 
 
 @final
@@ -337,6 +373,9 @@ def _accepted(place: Sequence[int | str]) -> Iterable[str]:
     specs: dict[tuple[str, ...], type[BaseModel]] = {
         (): Recipe,
         ("data", "augment"): AugmentSpec,
+        ("data", "sampling", "uniform"): UniformSpec,
+        ("data", "sampling", "rare_class"): RareClassSpec,
+        ("data", "sampling", "class_uniform"): ClassUniformSpec,
         ("phases",): PhaseSpec,
         ("optim",): OptimSpec,
         ("checkpoint",): CheckpointSpec,

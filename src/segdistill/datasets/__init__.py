@@ -218,11 +218,15 @@ def _opened(file: Path) -> Generator[Image.Image]:
     try:
         with Image.open(file) as image:
             yield image
+    except Mistake:
+        raise
     except Image.UnidentifiedImageError as error:
         raise Mistake(f"{file}: not an image; accepted is what Pillow can open, such as PNG and JPEG") from error
     except FileNotFoundError as error:
         raise Mistake(f"{file}: the file is gone; it was there when the folder was listed") from error
-    except (OSError, SyntaxError) as error:  # Pillow says SyntaxError for a broken PNG chunk
+    except Image.DecompressionBombError as error:
+        raise Mistake(f"{file}: its header promises an image of a size that no camera has ({error})") from error
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow says SyntaxError for a broken PNG chunk
         raise Mistake(f"{file}: damaged or unreadable ({error}); expected a whole image file") from error
 
 

@@ -1,27 +1,46 @@
 """First weights from a file that another program wrote: every tensor finds its place, or it is said which does not."""
 
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from segdistill.mistakes import Mistake, one_of
 
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+"""Under which training programs put the weights when they save more than those."""
+
 
 def read_tensors(path: Path, where: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
+    """The tensors of a safetensors file, or of a `.pth` that holds no code.
 
     Raises:
-        Mistake: no such file, or no safetensors.
+        Mistake: no such file, a damaged one, or one that would run code.
     """
     if not path.is_file():
         raise Mistake(f"{where}: no such file {path}")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise Mistake(f"{where}: {path} is not a safetensors file, or a truncated one ({error})") from error
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise Mistake(f"{where}: {path} is not a safetensors file, or a truncated one ({error})") from error
+    if not zipfile.is_zipfile(path):
+        raise Mistake(f"{where}: {path} is neither safetensors nor what torch.save writes since torch 1.6")
+    if unsafe := get_unsafe_globals_in_checkpoint(path):
+        raise Mistake(f"{where}: {path} runs code when it is read ({_some(sorted(unsafe))}); save its state_dict alone")
+    found = torch.load(path, map_location="cpu", weights_only=True)
+    for wrapper in WRAPPERS:
+        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
+            found = found[wrapper]
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise Mistake(f"{where}: {path} holds no state_dict, neither plain nor under {one_of(WRAPPERS)}")
+    return {str(name): value for name, value in found.items()}
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
@@ -31,21 +50,38 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
         Mistake: a tensor is missing, left over or of another shape.
     """
     state = module.state_dict()
-    fit(state, tensors, where)
+    if missing := [name for name in state if name not in tensors]:
+        raise Mistake(f"{where}: {len(missing)} of the network's {len(state)} tensors are missing: {_some(missing)}")
+    if unknown := [name for name in tensors if name not in state]:
+        raise Mistake(f"{where}: has {len(unknown)} tensors that the network does not know: {_some(unknown)}")
+    for name, value in tensors.items():
+        if value.shape != state[name].shape:
+            raise Mistake(f"{where}: {name} is {list(value.shape)} there and {list(state[name].shape)} in the network")
     module.load_state_dict(tensors)
 
 
-def fit(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: str) -> None:
-    """Raise a mistake unless both have the same names and shapes."""
-    if missing := [name for name in state if name not in tensors]:
-        raise Mistake(f"{where}: {len(missing)} of {len(state)} tensors are missing, {first(missing)}")
-    if unknown := [name for name in tensors if name not in state]:
-        raise Mistake(f"{where}: has {len(unknown)} tensors that the network does not know, {first(unknown)}")
-    for name, value in tensors.items():
-        if value.shape != state[name].shape:
-            ours = list(state[name].shape)
-            raise Mistake(f"{where}: {name} is {list(value.shape)} there, {ours} in the network")
+def fill_encoder(encoder: nn.Module, path: Path, is_beyond: Callable[[str], bool]) -> None:
+    """Load every tensor of a part of a network from a file of the whole, leaving out what `is_beyond` says of a name.
+
+    timm's networks of features join the first words of a name (stages.0.blocks becomes stages_0.blocks), so names are
+    compared with all words joined.
+    """
+    ours = {_joined(name): name for name in encoder.state_dict()}
+    tensors = {ours.get(_joined(n), n): value for n, value in read_tensors(path, "encoder_weights").items()}
+    known = set(ours.values())
+    wanted = {name: value for name, value in tensors.items() if name in known or not is_beyond(name)}
+    fill(encoder, wanted, f"encoder_weights: {path}")
 
 
-def first(names: list[str]) -> str:
-    return one_of([*names[:3], *(["others"] if len(names) > 3 else [])])
+def fill_timm(timm: Any, encoder: nn.Module, name: str, path: Path) -> None:
+    """Load timm's features from a file of them or of the whole network."""
+    whole: Mapping[str, Tensor] = timm.create_model(name).state_dict()
+    fill_encoder(encoder, path, whole.__contains__)
+
+
+def _joined(name: str) -> str:
+    return name.replace(".", "_")
+
+
+def _some(names: list[str]) -> str:
+    return one_of([*names[:3], *([f"{len(names) - 3} others"] if len(names) > 3 else [])])

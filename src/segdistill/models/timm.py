@@ -18,7 +18,7 @@ from segdistill import parts
 from segdistill.mistakes import Mistake, nearest, one_of
 from segdistill.models import Model
 from segdistill.models._blocks import Normalisation, block, crop, initialise, padding
-from segdistill.models._files import fill, read_tensors
+from segdistill.models._files import fill_timm
 from segdistill.types import Stage
 
 HUB = "hub"
@@ -79,7 +79,7 @@ class Timm(Model):
             ours.apply(initialise)
         self.stages = _stages(channels, self.strides, widths, num_classes)
         if encoder_weights is not None and encoder_weights != HUB:
-            _fill(self.encoder, Path(encoder_weights), timm.create_model(encoder))
+            fill_timm(timm, self.encoder, encoder, Path(encoder_weights))
 
     def forward(self, image: Float[Tensor, "b 3 H W"]) -> dict[str, Tensor]:
         height, width = image.shape[-2:]
@@ -122,20 +122,6 @@ def _check(encoder: nn.Module, name: str, channels: Sequence[int], strides: Sequ
     encoder.train(training)
     if found != expected:
         raise Mistake(f"encoder: expected features {expected} of an image of {side}×{side}, {name} gives {found}")
-
-
-def _fill(encoder: nn.Module, path: Path, whole: nn.Module) -> None:
-    """From a file of the whole network, or of its features only; what lies between the two is not loaded."""
-    ours = {_flat(name): name for name in encoder.state_dict()}
-    beyond = {_flat(name) for name in whole.state_dict()} - set(ours)
-    tensors = {_flat(name): value for name, value in read_tensors(path, "encoder_weights").items()}
-    wanted = {ours.get(name, name): value for name, value in tensors.items() if name not in beyond}
-    fill(encoder, wanted, f"encoder_weights: {path}")
-
-
-def _flat(name: str) -> str:
-    """timm's networks of features join the first names of a path: stages.0.blocks becomes stages_0.blocks."""
-    return name.replace(".", "_")
 
 
 def _stages(

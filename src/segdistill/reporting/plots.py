@@ -72,7 +72,7 @@ def plot(name: str, curves: Sequence[Curve], unit: str, size: tuple[float, float
         axes.grid(axis="y", linewidth=0.6)
         written = io.StringIO()
         figure.savefig(written, format="svg", transparent=True)
-    return _for_the_page(name, written.getvalue())
+    return for_the_page(name, written.getvalue())
 
 
 def _thousands(value: float, position: int | None) -> str:
@@ -85,7 +85,7 @@ def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[float, float]]:
     return [(stretch[-1][0], sum(value for _, value in stretch) / len(stretch)) for stretch in stretches]
 
 
-def _for_the_page(name: str, svg: str) -> str:
+def for_the_page(name: str, svg: str) -> str:
     """Only the element; ids of its own; no metadata and no namespaces, which HTML does not need."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
