@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# torchvision runs with the torch it was built for alone; a second environment has both from PyPI, for timm and smp.
+EXTRAS := .venv-extras
 
 # OpenMP threads that wait in a busy loop steal the cores the others need: 10 times slower on a loaded machine.
 export OMP_WAIT_POLICY := PASSIVE
@@ -20,13 +22,13 @@ export WANDB_ERROR_REPORTING := false
 demo: export GOMP_SPINCOUNT := 2000
 
 # Tests reach no network: runs are logged to disk, and no hub is asked for weights.
-test check docs: export WANDB_MODE := offline
-test check docs: export HF_HUB_OFFLINE := 1
+test test-extras check docs: export WANDB_MODE := offline
+test test-extras check docs: export HF_HUB_OFFLINE := 1
 
-.PHONY: help install demo test check static bench docs pins
+.PHONY: help install install-extras demo test test-extras check static bench docs pins
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-9s%s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-15s%s\n", $$1, $$2}' Makefile
 
 install: $(STAMP) ## .venv with segdistill and its tools, at the versions that passed the tests
 	@:
@@ -39,14 +41,28 @@ $(STAMP): pyproject.toml requirements/constraints.txt
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c requirements/constraints.txt -e '.[dev]'
 	@touch $@
 
+install-extras: $(EXTRAS)/.installed ## .venv-extras, also with timm, smp and their torchvision: 6 GB where torch brings CUDA
+	@:
+
+$(EXTRAS)/.installed: $(STAMP) requirements/extras.txt
+	@test -x $(EXTRAS)/bin/python || $(PYTHON) -m venv $(EXTRAS)
+	@echo "installing into $(EXTRAS): a few minutes the first time" >&2
+	@$(EXTRAS)/bin/python -m pip install -qq --disable-pip-version-check -c requirements/extras.txt -e '.[smp,hf,dev]'
+	@$(EXTRAS)/bin/python -c 'import segmentation_models_pytorch, timm, transformers' # or their tests would be skipped
+	@touch $@
+
 demo: install ## teach, distil, measure and report on procedural street scenes, on a CPU in minutes
 	@$(BIN)/segdistill demo
 
 test: install ## every test
 	@$(BIN)/python -m pytest
 
-check: static ## what CI runs: ruff, pyright, then every test
+test-extras: install-extras ## the models again, with those that need timm or smp
+	@$(EXTRAS)/bin/python -m pytest -m extras
+
+check: static install-extras ## what CI runs: ruff, pyright, then every test, here and in .venv-extras
 	@$(BIN)/python -m pytest
+	@$(EXTRAS)/bin/python -m pytest -m extras
 
 static: install ## the part of check that runs no test
 	@$(BIN)/ruff format --check .
@@ -62,9 +78,10 @@ docs: install ## the documents' links, code and commands
 # After a change of pyproject.toml; a pin that need not move stays. `rm requirements/constraints.txt` first moves all.
 # torch: pip prefers a CPU wheel at hand (2.13.0+cpu) to 2.13.0. typing: a dependency of cityscapesscripts whose newest
 # version refuses every Python since 3.5. What a CUDA build of torch needs is pinned by torch itself, so it is left out.
-pins: ## requirements/constraints.txt anew
+COMPILE = $(BIN)/uv pip compile --quiet --universal --no-annotate --no-header --constraint - pyproject.toml
+pins: ## requirements/*.txt anew
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --disable-pip-version-check uv
-	@printf 'torch==2.13.0\ntyping==3.7.4.3\n' | $(BIN)/uv pip compile --quiet --universal --all-extras --no-annotate \
-	  --no-header --constraint - pyproject.toml --output-file requirements/constraints.txt
-	@sed -i.bak -E '/^(nvidia-|cuda-|triton)/d' requirements/constraints.txt && rm requirements/constraints.txt.bak
+	@printf 'torch==2.13.0\ntyping==3.7.4.3\n' | $(COMPILE) --extra dev --output-file requirements/constraints.txt
+	@printf 'torch==2.15.0\ntyping==3.7.4.3\n' | $(COMPILE) --all-extras --output-file requirements/extras.txt
+	@sed -i.bak -E '/^(nvidia-|cuda-|triton)/d' requirements/*.txt && rm requirements/*.txt.bak

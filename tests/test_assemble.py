@@ -278,8 +278,8 @@ def test_another_class_table(tmp_path: Path) -> None:
     classes = ClassTable(names, CITYSCAPES_19.colours[:18])
     other = finished(tmp_path / "other", classes)
     assert mistake(taught(other)) == (
-        "models.teacher: its classes are not the data's: it has 18 classes and the data 19; only the weights have lawn; "
-        "only the data have sidewalk and bicycle; `class_map` connects them"
+        "models.teacher: its classes are not the data's: it has 18 classes and the data 19; only the weights have lawn;"
+        " only the data have sidewalk and bicycle; `class_map` connects them"
     )
 
 
@@ -333,9 +333,9 @@ def test_lists_of_stages(run: Path) -> None:
 
 
 def test_the_card_says_another_kind(tmp_path: Path) -> None:
-    other = finished(tmp_path / "other", CITYSCAPES_19, kind="segformer")
-    assert mistake(taught(other, kind="unet")) == f"models.teacher.kind: 'unet', but {other} holds a 'segformer'"
-    assert mistake(taught(other)).startswith("models.teacher.kind: there is no model 'segformer'; there is ")
+    other = finished(tmp_path / "other", CITYSCAPES_19, kind="notanet")
+    assert mistake(taught(other, kind="unet")) == f"models.teacher.kind: 'unet', but {other} holds a 'notanet'"
+    assert mistake(taught(other)).startswith("models.teacher.kind: there is no model 'notanet'; there is ")
 
 
 def test_the_card_says_another_width(run: Path) -> None:

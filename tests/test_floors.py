@@ -23,10 +23,13 @@ HOUSE = "segdistill"
 FLOORS = [
     "mistakes types labels parts recipe run",
     "datasets/* models/* losses/* metrics/*",
-    "class_map data layouts system gradients optim prediction checkpoint track",
+    "class_map data sampling quarantine layouts system gradients optim prediction checkpoint track",
     "assemble",
     "probes/* analyses/*",
-    "training evaluation planning demonstration make_data reporting export shrink profile play",
+    (
+        "diagnosis training evaluation analysing planning demonstration make_data checking "
+        "reporting export shrink profile play testing"
+    ),
     "cli __init__ __main__",
 ]
 FLOOR_OF = {name.removesuffix("/*"): floor for floor, names in enumerate(FLOORS) for name in names.split()}

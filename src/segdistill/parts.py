@@ -137,6 +137,9 @@ def settings(part: type[Any], given: Mapping[str, Any], where: str, also: Iterab
 
 def build(part: type[Any], checked: Mapping[str, Any], **supplied: object) -> Any:
     """The object, from checked settings and those of the supplied facts that it asks for."""
+    for name in facts(part):
+        if name not in supplied:
+            raise Mistake(f"{part.__name__}.{name}: no such fact; there is {one_of(supplied)}{nearest(name, supplied)}")
     return part(**checked, **{name: supplied[name] for name in facts(part)})
 
 

@@ -153,10 +153,10 @@ def _shown(table: Table, form: Format, colours: Mapping[str, str] | None = None)
 
 def _sentence(found: Findings, splits: Sequence[str]) -> str:
     """What there is, in one sentence."""
-    counts = [f"{found.numbers[f'{split}/images']:,.0f} images in {split}" for split in splits]
+    counts = [f"{found.numbers[f'{split}/images']:,.0f} in {split}" for split in splits]
     column = list(found.tables["frequency"].columns).index(f"{splits[0]} share")
     known = sorted((float(row[column] or 0), str(row[0])) for row in found.tables["frequency"].rows if row[column])
-    said = f"{' and '.join(counts)}, {len(found.tables['classes'].rows)} classes"
+    said = f"Images: {' and '.join(counts)}; {len(found.tables['classes'].rows)} classes"
     if not known:
         return f"{said}, none of them labelled in {splits[0]}."
     (least, rarest), (most, commonest) = known[0], known[-1]
