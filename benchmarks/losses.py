@@ -33,7 +33,9 @@ Given = tuple[Tensor, Tensor, Tensor, Tensor]
 def main() -> None:
     names = sys.argv[1:] or parts.names("losses")
     print(f"{processor()}, 1 thread, torch {torch.__version__}, {ROUNDS} rounds")
-    print("| loss | on | time / soft targets | kept for backward (tensors) | peak beyond inputs and gradient (tensors) |")
+    print(
+        "| loss | on | time / soft targets | kept for backward (tensors) | peak beyond inputs and gradient (tensors) |"
+    )
     print("|---|---|---|---|---|")
     for name in names:
         out = subprocess.run([sys.executable, __file__, "--measure", name], capture_output=True, text=True, check=True)

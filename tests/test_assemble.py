@@ -319,6 +319,40 @@ def test_a_stride_is_for_logits(run: Path) -> None:
     assert mistake(said).startswith("losses.soft_targets.distill_stride: only for the logits of two models")
 
 
+def test_a_stride_cuts_a_crop_into_whole_cells(run: Path) -> None:
+    said = taught(run)
+    said["data"]["crop"] = [44, 64]
+    said["losses"]["soft_targets"] |= {"distill_stride": 8}
+    assert mistake(said).endswith("44×64 crops are not made of whole 8×8")
+
+
+def test_a_loss_whose_channels_are_classes_learns_from_logits(run: Path) -> None:
+    said = taught(run)
+    said["losses"]["decoupled"] = {"student": "student.dec2", "target": "teacher.dec2"}
+    assert mistake(said).endswith("the channels of decoupled are classes: it learns from logits, got teacher.dec2")
+
+
+def test_labels_have_their_own_mask(run: Path) -> None:
+    said = taught(run)
+    said["losses"]["cross_entropy"] |= {"distill_on": "all"}
+    assert mistake(said).startswith("losses.cross_entropy.distill_on: cross_entropy learns at labelled pixels")
+
+
+def test_stages_come_deepest_first(run: Path) -> None:
+    said = taught(run)
+    stages = [[f"{node}.dec1", f"{node}.dec2"] for node in ("student", "teacher")]
+    said["losses"]["review"] = {"student": stages[0], "target": stages[1]}
+    assert "review.student: expected the stages deepest first, got strides 1 and 2" in mistake(said)
+
+
+def test_edges_of_one_random_loss_draw_apart(run: Path) -> None:
+    said = taught(run)
+    for name in ("one", "two"):
+        said["losses"][name] = {"kind": "masked_generation", "student": "student.dec1", "target": "teacher.dec1"}
+    losses = [made(said).system.edge(name).loss.state_dict()["_extra_state"] for name in ("one", "two", "one")]
+    assert not torch.equal(losses[0], losses[1]) and torch.equal(losses[0], losses[2])
+
+
 def test_lists_of_stages(run: Path) -> None:
     said = taught(run)
     said["losses"]["soft_targets"] |= {

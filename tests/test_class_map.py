@@ -70,3 +70,8 @@ def test_a_name_that_is_in_no_table_is_a_mistake() -> None:
         groups({"wal": ("sky",)}, CITYSCAPES_19, CAMVID_11, "m")
     with pytest.raises(Mistake, match=r"m\.wall: the data have no class 'bilding'.*did you mean 'building'"):
         groups({"wall": ("bilding",)}, CITYSCAPES_19, CAMVID_11, "m")
+
+
+def test_one_group_compares_nothing() -> None:
+    with pytest.raises(Mistake, match="m: expected at least two groups of classes, got 1"):
+        groups({"wall": ("building",), "building": ("building",)}, CITYSCAPES_19, CAMVID_11, "m")

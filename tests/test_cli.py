@@ -164,6 +164,8 @@ def _trains(file: Path, *more: str) -> None:
     settings = [*SMALL, "data.size=null", *more]
     if file.parent.name == "camvid":
         settings = [*settings, "steps=20", "checkpoint.every=20"]
+    if file.stem == "teacher":
+        settings.append("models.teacher.width=4")
     if file.parent.name == "streets":
         settings = [*settings, "data.count=4", "data.val_count=2", "data.scene_size=[48,64]"]
         if "unlabelled" in file.read_text():
@@ -173,8 +175,10 @@ def _trains(file: Path, *more: str) -> None:
     run = train(file, settings=settings)
     assert run.last_findings("measure") is not None, file
     last = [line for line in run.log() if "loss" in line][-1]
-    for name in read(file).losses:
-        assert math.isfinite(last[f"loss/{name}"]) and last[f"loss/{name}"] != 0, f"{file}: {name}"
+    for name, edge in read(file).losses.items():
+        value = last[f"loss/{name}"]
+        fills = parts.find("losses", edge.kind or name, name).silent_at_first and "steps=20" not in settings
+        assert math.isfinite(value) and (value != 0 or fills), f"{file}: {name}"
 
 
 def _camvid(root: Path) -> None:

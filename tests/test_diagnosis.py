@@ -53,7 +53,7 @@ def warned(teacher: Model | None = None, weight: float = 1.0, **edges: Edge) -> 
     labels = Edge(CrossEntropy(num_classes=3, class_pixels=[1, 1, 1]), Tap("student", LOGITS), Tap(LABELS))
     system = System({"student": student}, {"labels": labels, "taught": taught, **edges}, [])
     frozen = Frozen({"teacher": teacher or Colours()}, {})
-    return warnings(system, frozen, batch(), pulls(system, frozen, batch()))
+    return warnings(system, frozen, batch(), pulls(system, frozen, batch()), {})
 
 
 def test_a_sound_graph_is_left_in_peace() -> None:
@@ -126,4 +126,4 @@ def test_a_teacher_of_other_classes_is_judged_in_the_groups_terms() -> None:
     system, frozen = System({"student": UNet(4, 2, num_classes=3)}, {"taught": taught}, []), Frozen(
         {"teacher": Colours(order=(2, 1, 0))}, {}
     )  # fmt: skip
-    assert warnings(system, frozen, batch(), pulls(system, frozen, batch())) == []
+    assert warnings(system, frozen, batch(), pulls(system, frozen, batch()), {"teacher": found}) == []

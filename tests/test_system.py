@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segdistill.assemble import Assembly, assemble
-from segdistill.class_map import Translation
+from segdistill.class_map import Translation, groups
 from segdistill.data import as_float
 from segdistill.losses import Features, Labels, Loss, Mask, Scalar
 from segdistill.models import Model
@@ -17,7 +17,7 @@ from segdistill.models.unet import UNet
 from segdistill.optim import optimiser
 from segdistill.recipe import LABELS, OptimSpec, parse
 from segdistill.system import Edge, Following, Frozen, Phase, System, Tap
-from segdistill.types import IGNORE, Batch
+from segdistill.types import IGNORE, Batch, ClassTable
 
 TINY: dict[str, Any] = {"kind": "unet", "width": 2, "depth": 2}
 K = 3
@@ -439,3 +439,27 @@ def test_adapters_learn_but_stay_out_of_the_student() -> None:
     assert [name for name in system.state_dict() if "adapter" in name] == ["edges.deep.adapter.weight"]
     assert not any("adapter" in name for name in system.models["student"].state_dict())
     assert any(p is system.edge("deep").adapter.weight for p in system.parameters())
+
+
+def test_an_average_moves_a_shared_tensor_once() -> None:
+    """A network that holds one layer under two names."""
+
+    def tied() -> nn.Module:
+        model = nn.Module()
+        model.one = nn.Linear(1, 1, bias=False)
+        model.other = model.one
+        return model
+
+    average, followed = tied(), tied()
+    nn.init.zeros_(average.one.weight)
+    nn.init.ones_(followed.one.weight)
+    Frozen({"average": average}, {"average": Following("student", 0.5)}).follow({"student": followed}, 1000)
+    assert average.one.weight.item() == 0.5
+
+
+def test_a_teachers_half_precision_is_raised() -> None:
+    table = ClassTable(("a", "b", "c"), ((0, 0, 0),) * 3)
+    found = groups({"a": ("a",), "b": ("b",), "c": ("b",)}, table, table, "x")
+    x = torch.randn(2, 3, 16, 24)
+    seen = seen_by(edge(translation=Translation(found)), x, x.bfloat16())
+    torch.testing.assert_close(seen[1][:, 1], x.bfloat16().float()[:, 1:].logsumexp(1), rtol=1e-6, atol=1e-6)

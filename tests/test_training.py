@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 import segdistill
-from segdistill import checkpoint
+from segdistill import checkpoint, training
 from segdistill.assemble import assemble
 from segdistill.checkpoint import digest, load_state
+from segdistill.gradients import Proof
 from segdistill.make_data import make
 from segdistill.mistakes import Mistake
 from segdistill.probes.measure import Measure
@@ -25,7 +26,7 @@ from segdistill.recipe import Recipe, dump
 from segdistill.run import Run
 from segdistill.system import Stages, System
 from segdistill.training import Work, accelerate, micro_batch, train
-from segdistill.types import Batch, Findings, Step
+from segdistill.types import IGNORE, Batch, Findings, Step
 from small import content, online, small
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -379,3 +380,23 @@ def test_launched_for_two_but_running_alone_is_a_mistake(tmp_path: Path, monkeyp
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(Mistake, match=r"WORLD_SIZE=2, but 1 processes run"):
         train(small(), tmp_path / "run")
+
+
+def test_an_edge_is_proven_by_any_process_and_refused_on_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process whose crops are void may not go on checking alone: the others would not answer its sums."""
+    recipe = small()
+    work = Work(Run(tmp_path / "run"), assemble(recipe), accelerate(recipe))
+    shape = (4, 32, 48)
+    image = torch.zeros(4, 3, 32, 48, dtype=torch.uint8)
+    batch = Batch(image, torch.full(shape, IGNORE), torch.zeros(shape, dtype=torch.bool), ("",) * 4)
+    assert work.unproven == {"cross_entropy"}
+    work.check(batch, 0)
+    assert work.unproven == {"cross_entropy"}  # nothing said yet
+    other = (set[str]({"cross_entropy"}), dict[str, str]())
+    monkeypatch.setattr(training, "gather_object", lambda mine: [*mine, other])
+    work.check(batch, 0)
+    assert work.unproven == set()
+    work.unproven = {"cross_entropy"}
+    monkeypatch.setattr(training, "gather_object", lambda mine: [*mine, tuple(Proof(set(), {"cross_entropy": "no"}))])
+    with pytest.raises(Mistake, match="no"):
+        work.check(batch, 0)

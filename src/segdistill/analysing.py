@@ -84,6 +84,8 @@ def _analyse(
     facts = [(name, str(info[name])) for name in ("command", "date", "commit")]
     facts += [(f"{split} data", samples.fingerprint()) for split, samples in splits.items()]
     page = folder / f"{kind}.html"
+    if kind not in PAGES:  # an analysis of somebody's own: its findings and tables are written
+        return Analysed(found, folder / "tables")
     write_text(page, PAGES[kind](found, title, facts))
     return Analysed(found, page)
 

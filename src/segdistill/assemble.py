@@ -14,7 +14,7 @@ from torch import nn
 from segdistill import parts
 from segdistill.checkpoint import Card, digest, load_weights, read_card
 from segdistill.class_map import Groups, Translation, groups
-from segdistill.data import Cached, PixelCounts, count_pixels
+from segdistill.data import Cached, PixelCounts, count_pixels, crop_size
 from segdistill.datasets import Dataset
 from segdistill.labels import CLASS_MAPS, TABLES
 from segdistill.losses import Loss
@@ -42,6 +42,8 @@ class Assembly(NamedTuple):
     """Labelled pixels per class of the training split."""
     connections: list[str]
     """What the edges had to do to bring their ends together, one line each."""
+    class_maps: Mapping[str, Groups]
+    """Of the teachers whose classes are not the data's."""
     fingerprints: Mapping[str, str]
     """Of the data splits and of every teacher."""
 
@@ -100,9 +102,10 @@ def assemble(recipe: Recipe) -> Assembly:
     trained = recipe.trained()
     frozen = Frozen({n: m for n, m in models.items() if n not in trained}, following)
     system = System({n: models[n] for n in trained}, edges, _phases(recipe, len(train)))
+    _need_whole_cells(recipe, ends, crop_size(train, recipe.data))
     prints = {"train": train.fingerprint(), "val": val.fingerprint()}
     prints |= {name: digest(model) for name, model in frozen.models.items() if name not in following}
-    return Assembly(recipe, system, frozen, train, val, counts.class_pixels, connections, prints)
+    return Assembly(recipe, system, frozen, train, val, counts.class_pixels, connections, maps, prints)
 
 
 def resolve(recipe: Recipe) -> Recipe:
@@ -252,7 +255,10 @@ def _model(name: str, spec: ModelSpec, classes: ClassTable, seed: int) -> Model:
         raise Mistake(f"models.{name}: a frozen model needs weights, or it would teach noise")
     found = model.stages["logits"].channels
     if found != len(classes.names):
-        raise Mistake(f"models.{name}: it has {found} classes, expected {len(classes.names)}; `classes` says its own")
+        raise Mistake(
+            f"models.{name}: it has {found} classes, expected {len(classes.names)}; "
+            f"`classes` (a table's name, or a list of names) says what its own are"
+        )
     return _as_model(model.to(memory_format=torch.channels_last))  # pyright: ignore[reportCallIssue]
 
 
@@ -291,8 +297,12 @@ def _groups(name: str, spec: ModelSpec, theirs: ClassTable, classes: ClassTable)
 def _seeded(seed: int, name: str) -> Generator[None]:
     """First weights from a seed of the node's own, so that another node or edge does not change them."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:6], "big"))
+        torch.manual_seed(_own_seed(seed, name))
         yield
+
+
+def _own_seed(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:6], "big")
 
 
 def difference(theirs: tuple[str, ...], classes: ClassTable) -> str:
@@ -335,10 +345,28 @@ def _ends(
         raise Mistake(f"{where}: {student} are {len(student_stages)} stages and {target} {len(target_stages)}")
     if len(student_stages) > 1 and not part.several:
         raise Mistake(f"{where}: {spec.kind or name} compares one stage with one; write an edge for each of {student}")
-    at_logits = student.stages == target.stages == ("logits",)
+    at_logits = student.stages == target.stages == ("logits",) and not part.several
+    if part.of_classes and (target.stages != ("logits",) or (target.node in groups and not at_logits)):
+        raise Mistake(f"{where}: the channels of {spec.kind or name} are classes: it learns from logits, got {target}")
+    if not part.needs_target and spec.distill_on != "real":
+        raise Mistake(f"{where}.distill_on: {spec.kind or name} learns at labelled pixels; leave it out")
+    for end, stages in (("student", student_stages), ("target", target_stages)):
+        strides = [stage.stride for stage in stages]
+        if strides != sorted(strides, reverse=True):
+            raise Mistake(f"{where}.{end}: expected the stages deepest first, got strides {one_of(map(str, strides))}")
     if spec.distill_stride > 1 and not at_logits:
         raise Mistake(f"{where}.distill_stride: only for the logits of two models, not for {student} <- {target}")
     return _Ends(student, target, student_stages, target_stages, groups.get(target.node) if at_logits else None)
+
+
+def _need_whole_cells(recipe: Recipe, ends: Mapping[str, _Ends], crop: tuple[int, int]) -> None:
+    """A stride that does not divide a crop would leave cells that labels and logits cut differently."""
+    for name, spec in recipe.losses.items():
+        cell = spec.distill_stride * ends[name].student_stages[0].stride
+        if spec.distill_stride > 1 and any(side % cell for side in crop):
+            raise Mistake(
+                f"losses.{name}.distill_stride: {crop[0]}×{crop[1]} crops are not made of whole {cell}×{cell}"
+            )
 
 
 def _tap(where: str, paths: tuple[str, ...], models: Mapping[str, Model]) -> tuple[Tap, tuple[Stage, ...]]:
@@ -410,7 +438,7 @@ def _loss(name: str, spec: LossSpec, ends: _Ends, recipe: Recipe, counts: PixelC
             class_image_pixels=counts.class_image_pixels,
             channels=channels if part.several else channels[0],
             student_channels=student_channels if part.several else student_channels[0],
-            seed=recipe.seed,
+            seed=_own_seed(recipe.seed, f"losses.{name}"),
         )
     except Mistake as mistake:
         raise Mistake(f"losses.{name}.{mistake}") from mistake

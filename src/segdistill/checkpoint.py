@@ -49,10 +49,21 @@ class State(NamedTuple):
     """What is no tensor; JSON."""
 
 
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """On the CPU, each in memory of its own: a network may hold one tensor under two names."""
+    found: dict[str, Tensor] = {}
+    places: set[int] = set()
+    for name, value in tensors.items():
+        tensor = value.detach().cpu().contiguous()
+        found[name] = tensor.clone() if tensor.untyped_storage().data_ptr() in places else tensor
+        places.add(tensor.untyped_storage().data_ptr())
+    return found
+
+
 def save_weights(path: Path, model: nn.Module, card: Card) -> None:
     """One self-describing safetensors file, all of it or nothing; beside it the card as JSON for people."""
     described = {**card._asdict(), "classes": card.classes._asdict()}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    tensors = _apart(model.state_dict())
     write_bytes(path, save(tensors, metadata={"segdistill": json.dumps(described)}))
     write_json(path.with_suffix(".json"), described)
 
@@ -91,7 +102,7 @@ def save_state(run: Run, state: State, keep: int) -> Path:
     for torn in run.checkpoints.glob(".step-*"):  # of saves that were killed
         shutil.rmtree(torn)
     temporary.mkdir()
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}
+    tensors = _apart(state.tensors)
     write_bytes(temporary / "state.safetensors", save(tensors))
     write_json(temporary / "state.json", {"step": state.step, **state.facts})
     digests = {file.name: sha256(file) for file in sorted(temporary.iterdir())}

@@ -27,6 +27,17 @@ class Groups(NamedTuple):
     left_out: tuple[str, ...]
     """Classes in no group, of either table."""
 
+    def lookup(self) -> Tensor:
+        """Our train id -> group, IGNORE where it is in none; int64 [256]."""
+        table = torch.full((256,), IGNORE)
+        for group, members in enumerate(self.ours):
+            table[list(members)] = group
+        return table
+
+    def of_ours(self, labels: Int64[Tensor, "b H W"]) -> Int64[Tensor, "b H W"]:
+        """Labels in the groups' terms."""
+        return self.lookup().to(labels.device)[labels]
+
 
 def groups(said: Mapping[str, Sequence[str]], theirs: ClassTable, ours: ClassTable, where: str) -> Groups:
     """The groups that a map «their class: our classes» makes: what a common name connects, directly or not.
@@ -42,6 +53,8 @@ def groups(said: Mapping[str, Sequence[str]], theirs: ClassTable, ours: ClassTab
         touching = [group for group in joined if group[1] & set(values)]
         merged = ({name}.union(*(group[0] for group in touching)), set(values).union(*(g[1] for g in touching)))
         joined = [group for group in joined if group not in touching] + [merged]
+    if len(joined) < 2:
+        raise Mistake(f"{where}: expected at least two groups of classes, got {len(joined)}")
     joined.sort(key=lambda group: min(ours.names.index(name) for name in group[1]))
     used = {name for group in joined for name in group[0]}, {name for group in joined for name in group[1]}
     left_out = [f"their {name}" for name in theirs.names if name not in used[0]]
@@ -68,10 +81,7 @@ class Translation(nn.Module):
     def __init__(self, groups: Groups) -> None:
         super().__init__()
         self.groups = groups
-        lookup = torch.full((256,), IGNORE)
-        for group, members in enumerate(groups.ours):
-            lookup[list(members)] = group
-        self.register_buffer("lookup", lookup, persistent=False)
+        self.register_buffer("lookup", groups.lookup(), persistent=False)
 
     def forward(
         self, student: Float[Tensor, "b k h w"], target: Float[Tensor, "b t h w"], labels: Int64[Tensor, "b H W"]

@@ -146,6 +146,7 @@ def analyse(
 @app.command(name="list")
 def list_parts(
     shelf: Annotated[str | None, typer.Argument(help="datasets, models, losses, metrics, probes or analyses.")] = None,
+    part: Annotated[str | None, typer.Argument(help="One of its parts: everything there is to say about it.")] = None,
     as_json: Json = False,
 ) -> None:
     """The parts on the shelves, and what a recipe may say to each."""
@@ -156,12 +157,16 @@ def list_parts(
     if shelf is not None and shelf not in parts.SHELVES:
         raise Mistake(f"list: there is no shelf '{shelf}'; there are {', '.join(parts.SHELVES)}"
                       f"{nearest(shelf, parts.SHELVES)}")  # fmt: skip
+    if shelf is not None and part is not None:
+        found = parts.find(shelf, part, "list")
+        print(f"{part}({', '.join(str(p) for p in parts.signature(found).values())})\n\n{getdoc(found) or ''}")
+        return
     rows: list[tuple[str, str, str, str]] = []
     for name in [shelf] if shelf else parts.SHELVES:
         for kind in parts.names(name):
-            part = parts.find(name, kind, kind)
-            said = ", ".join(str(p) for p in parts.signature(part).values())
-            rows.append((name, kind, said, (getdoc(part) or "").split("\n")[0]))
+            each = parts.find(name, kind, kind)
+            said = ", ".join(str(p) for p in parts.signature(each).values())
+            rows.append((name, kind, said, (getdoc(each) or "").split("\n")[0]))
     table = Table(["shelf", "part", "what a recipe may say", "what it is"], rows)
     if as_json:
         print(json.dumps(_rows(table)))

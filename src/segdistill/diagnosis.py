@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from segdistill.class_map import Members, merge
+from segdistill.class_map import Groups, merge
 from segdistill.data import as_float
 from segdistill.gradients import Pull
 from segdistill.system import Frozen, System
@@ -15,17 +15,20 @@ LOUD, QUIET = 10.0, 0.01
 """An edge's gradient as a multiple of the labels' above or below which its weight is probably in another unit."""
 
 
-def warnings(system: System, frozen: Frozen, batch: Batch, pulled: Mapping[str, Pull]) -> list[str]:
+def warnings(
+    system: System, frozen: Frozen, batch: Batch, pulled: Mapping[str, Pull], class_maps: Mapping[str, Groups]
+) -> list[str]:
     """One sentence for each thing that is probably not meant; what is certainly wrong is a mistake elsewhere.
 
     Args:
         batch: training crops; what is said of a teacher is said of these.
         pulled: what each edge pulls on, of the same crops.
+        class_maps: of the teachers whose classes are not the data's.
     """
     found = [sentence for name, pull in pulled.items() for sentence in _of_edge(system, frozen, name, pull)]
     for name, model in frozen.models.items():
         if name not in frozen.following:
-            found += _of_teacher(system, name, model, batch)
+            found += _of_teacher(name, model, batch, class_maps.get(name))
     return found
 
 
@@ -49,16 +52,14 @@ def _of_edge(system: System, frozen: Frozen, name: str, pull: Pull) -> Iterator[
         yield f"{where}: its own layers have {own:,} parameters, the student {students:,}: they may learn in its place"
 
 
-def _of_teacher(system: System, name: str, model: nn.Module, batch: Batch) -> Iterator[str]:
+def _of_teacher(name: str, model: nn.Module, batch: Batch, groups: Groups | None) -> Iterator[str]:
     where = f"models.{name}"
     idle = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.num_batches_tracked == 0]
     if idle:
         yield f"{where}: {len(idle)} BatchNorm layers have no statistics yet; is it trained?"
     if model.training or any(p.requires_grad for p in model.parameters()):
         yield f"{where}: it is frozen but in training mode or has parameters that learn"
-    labels, groups = batch.labels, _grouping(system, name)
-    if groups is not None:
-        labels = groups[0][labels]
+    labels = batch.labels if groups is None else groups.of_ours(batch.labels)
     counts = torch.bincount(labels[labels != IGNORE], minlength=1)
     if counts.sum() == 0:
         return
@@ -77,20 +78,12 @@ def _of_teacher(system: System, name: str, model: nn.Module, batch: Batch) -> It
             yield f"{where}: right at {better:.0%} {what}, at {right:.0%} as it is fed: check its normalisation"
 
 
-def _grouping(system: System, name: str) -> tuple[Tensor, Members] | None:
-    """(labels -> groups, the teacher's classes in each), where an edge translates its classes."""
-    for edge in map(system.edge, system.edges):
-        if edge.target.node == name and edge.translation is not None:
-            return edge.translation.lookup, edge.translation.groups.theirs
-    return None
-
-
 @torch.no_grad()
-def _accuracy(model: nn.Module, image: Tensor, labels: Tensor, groups: tuple[Tensor, Members] | None) -> float:
+def _accuracy(model: nn.Module, image: Tensor, labels: Tensor, groups: Groups | None) -> float:
     """Share of the labelled pixels; labels in the groups' terms where there are groups."""
     logits: Tensor = model(image)["logits"]
     if groups is not None:
-        logits = merge(logits, groups[1])
+        logits = merge(logits, groups.theirs)
     if logits.shape[-2:] != labels.shape[-2:]:
         logits = nn.functional.interpolate(logits, labels.shape[-2:], mode="bilinear")
     known = labels != IGNORE

@@ -1,16 +1,18 @@
 """What each edge of a system pulls on: its value and the norm of its gradient, and the edges that pull on nothing."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from segdistill.mistakes import Mistake
 from segdistill.recipe import LABELS
 from segdistill.system import Frozen, System
 from segdistill.types import IGNORE, Batch
+
+PATIENCE = 200
+"""Steps that a loss whose memory fills first may be silent."""
 
 
 class Pull(NamedTuple):
@@ -34,55 +36,59 @@ def pulls(system: System, frozen: Frozen, batch: Batch, step: int = 0) -> dict[s
     with torch.random.fork_rng():
         result = system(batch, frozen(batch.image, system.listened_to(step)), step)
     learning = [p for p in system.parameters() if p.requires_grad]
-    gradients: dict[str, tuple[Tensor, ...]] = {}
-    for number, (name, value) in enumerate(result.losses.items(), 1):
-        weight, more = system.edge(name).weight_at(step), number < len(result.losses)
-        gradients[name] = torch.autograd.grad(weight * value, learning, retain_graph=more, materialize_grads=True)
+    of_labels = [name for name in result.losses if system.edge(name).target.node == LABELS]
+    order = [*of_labels, *(name for name in result.losses if name not in of_labels)]
+    tasks: dict[str, Tensor] = {}
     found: dict[str, Pull] = {}
-    for name, gradient in gradients.items():
-        edge = system.edge(name)
-        cosine, task = _beside_the_task(system, name, gradients, learning)
+    for number, name in enumerate(order, 1):
+        edge, value = system.edge(name), result.losses[name]
+        weight, more = edge.weight_at(step), number < len(order)
+        gradient = torch.autograd.grad(weight * value, learning, retain_graph=more, materialize_grads=True)
         norm = float(torch.stack([g.float().norm() for g in gradient]).norm())
-        found[name] = Pull(float(result.losses[name].detach()), edge.weight_at(step), norm, cosine, task)
+        mine = _over(system.models[edge.student.node], learning, gradient)
+        task = tasks.get(edge.student.node)
+        if name in of_labels:
+            tasks[edge.student.node] = mine if task is None else task + mine
+            task = None
+        cosine = None if task is None else float(F.cosine_similarity(mine, task, dim=0))
+        found[name] = Pull(float(value.detach()), weight, norm, cosine, None if task is None else float(task.norm()))
     system.load_state_dict(state, strict=False)
-    return found
+    return {name: found[name] for name in result.losses}
 
 
-def _beside_the_task(
-    system: System, name: str, gradients: Mapping[str, Sequence[Tensor]], learning: Sequence[Tensor]
-) -> tuple[float | None, float | None]:
-    """How an edge's gradient lies to that of the labels of the same student; (cosine, norm of the labels' gradient)."""
-    node = system.edge(name).student.node
-    others = [e for e in gradients if system.edge(e).student.node == node and system.edge(e).target.node == LABELS]
-    if name in others or not others:
-        return None, None
-    own = {id(p) for p in system.models[node].parameters()}
-    places = [i for i, p in enumerate(learning) if id(p) in own]
-    mine = torch.cat([gradients[name][i].float().flatten() for i in places])
-    task = torch.stack([torch.cat([gradients[e][i].float().flatten() for i in places]) for e in others]).sum(0)
-    return float(F.cosine_similarity(mine, task, dim=0)), float(task.norm())
+def _over(model: nn.Module, learning: Sequence[Tensor], gradient: Sequence[Tensor]) -> Tensor:
+    """The gradient over a model's own weights, as one vector."""
+    own = {id(p) for p in model.parameters()}
+    return torch.cat([g.float().flatten() for p, g in zip(learning, gradient, strict=True) if id(p) in own])
 
 
-def require_pull(system: System, frozen: Frozen, batch: Batch, step: int, edges: Collection[str]) -> set[str]:
-    """Those of the edges that move something with this batch.
+class Proof(NamedTuple):
+    """Of the edges that one process looked at: those that move something, and why another does not."""
 
-    Three silences are right: a batch without a pixel that counts and a loss whose memory fills first, which prove
-    nothing either way, and a moving average that still equals its student.
+    proven: set[str]
+    silent: dict[str, str]
 
-    Raises:
-        Mistake: an edge's gradient is exactly zero.
+
+def prove(system: System, frozen: Frozen, batch: Batch, step: int, edges: Collection[str]) -> Proof:
+    """Which of the edges move something with this batch, and which wrongly do not.
+
+    Three silences are right: a batch without a pixel that counts and a loss whose memory fills first (for as many as
+    PATIENCE steps), which prove nothing either way, and a moving average that still equals its student.
     """
-    proven: set[str] = set()
+    proof = Proof(set(), {})
     for name, pull in pulls(system, frozen, batch, step).items():
         edge = system.edge(name)
         counts = edge.mask(batch)
         if edge.target.node == LABELS:
             counts = counts & (batch.labels != IGNORE)
+        patient = edge.loss.silent_at_first and step - system.first_steps[name] < PATIENCE
+        if name not in edges:
+            continue
         if pull.norm != 0 or pull.weight == 0 or edge.target.node in frozen.following:
-            proven.add(name)
-        elif name in edges and bool(counts.any()) and not edge.loss.silent_at_first:
-            raise Mistake(
-                f"losses.{name}: its gradient is exactly zero in its first step, {edge.student} <- {edge.target} "
-                f"teaches nothing"
+            proof.proven.add(name)
+        elif bool(counts.any()) and not patient:
+            when = f"after {PATIENCE} steps" if edge.loss.silent_at_first else "in its first step"
+            proof.silent[name] = (
+                f"losses.{name}: its gradient is exactly zero {when}, {edge.student} <- {edge.target} teaches nothing"
             )
-    return proven & set(edges)
+    return proof

@@ -48,12 +48,12 @@ def imported(path: str, where: str) -> Any:
         root = module.split(".")[0]
         raise Mistake(f"{where}: '{path}' is code of another package; --plugin {root} allows it to run")
     try:
-        found = vars(import_module(module))
+        home = import_module(module)
     except ModuleNotFoundError as error:
         raise Mistake(f"{where}: Python finds no module '{error.name}'") from error
-    if name not in found:
-        raise Mistake(f"{where}: {module} has no '{name}'{nearest(name, found)}")
-    return found[name]
+    if not hasattr(home, name):  # not vars: some packages load their names when asked
+        raise Mistake(f"{where}: {module} has no '{name}'{nearest(name, dir(home))}")
+    return getattr(home, name)
 
 
 def optional(module: str, extra: str, where: str) -> Any:

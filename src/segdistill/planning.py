@@ -61,7 +61,7 @@ def plan(recipe: Recipe | Path | str, settings: tuple[str, ...] = (), steps: int
     with accelerator.autocast():
         first = to_device(next(batches), device)
         pulled = _pulled(system, frozen, first)
-        warned = warnings(system, frozen, first, pulled)
+        warned = warnings(system, frozen, first, pulled, assembly.class_maps)
     seconds: list[float] = []
     for step in range(steps + 1):
         begin = time.perf_counter()

@@ -66,12 +66,12 @@ class Edge(nn.Module):
     def forward(self, said: Mapping[str, Stages], batch: Batch) -> Tensor:
         """The loss, unweighted, of what every node said."""
         students = [at_least_float32(said[self.student.node][stage]) for stage in self.student.stages]
-        targets = [said[self.target.node][stage].detach() for stage in self.target.stages] or [batch.labels]
+        targets = [at_least_float32(said[self.target.node][s]).detach() for s in self.target.stages]
         labels, mask = batch.labels, self.mask(batch)
         with torch.autocast(students[0].device.type, enabled=False):
             if self.loss.several:
                 return self.loss(students, targets, labels, mask)
-            student, target = self.adapter(students[0]), targets[0]
+            student, target = self.adapter(students[0]), targets[0] if targets else labels
             if self.target.node != LABELS and self.student.stages == ("logits",):
                 target = _resize(target, student.shape[-2:])
             else:
@@ -79,7 +79,7 @@ class Edge(nn.Module):
             if self.translation is not None:
                 student, target, labels = self.translation(student, target, labels)
             if self.distill_stride > 1:
-                student, target = (_pool(x, mask, self.distill_stride) for x in (student, at_least_float32(target)))
+                student, target = (_pool(x, mask, self.distill_stride) for x in (student, target))
             return self.loss(student, target, labels, mask)
 
     def mask(self, batch: Batch) -> Tensor:
@@ -189,7 +189,11 @@ class Frozen:
         for name, following in self.following.items():
             decay = min(following.decay, (1 + step) / (10 + step))
             theirs = models[following.model].state_dict()
+            moved: set[int] = set()  # a network may hold one tensor under two names
             for key, mine in self.models[name].state_dict().items():
+                if mine.data_ptr() in moved and mine.numel():
+                    continue
+                moved.add(mine.data_ptr())
                 if mine.is_floating_point():
                     mine.lerp_(theirs[key].to(mine.dtype), 1 - decay)
                 else:

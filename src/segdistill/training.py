@@ -32,7 +32,7 @@ from segdistill.checkpoint import (
     under,
 )
 from segdistill.data import to_device, training_batches
-from segdistill.gradients import require_pull
+from segdistill.gradients import prove
 from segdistill.mistakes import Mistake, nearest
 from segdistill.optim import optimiser, rate, set_rate
 from segdistill.recipe import Recipe, differences, dump, flat, read, take
@@ -112,14 +112,15 @@ def accelerate(recipe: Recipe) -> Accelerator:
 
 
 def _may_rest(recipe: Recipe) -> bool:
-    """Whether some parameters get no gradient in some steps: phases, or no edge at a model's last stage."""
+    """Whether some parameters may get no gradient: phases, no edge at the last stage, networks that are not our own."""
     at_logits = {
         path.split(".")[0]
         for edge in recipe.losses.values()
         for path in edge.paths("student")
         if path.partition(".")[2] in ("", "logits")
     }
-    return bool(recipe.phases) or not set(recipe.trained()) <= at_logits
+    foreign = any(recipe.models[name].kind != "unet" for name in recipe.trained())
+    return bool(recipe.phases) or foreign or not set(recipe.trained()) <= at_logits
 
 
 def _open(directory: Run, assembly: Assembly, allow_change: Sequence[str]) -> None:
@@ -216,11 +217,21 @@ class Work:
                 self._count_seconds()
 
     def check(self, batch: Batch, step: int) -> None:
-        """An edge must move something with the first batch that has pixels for it."""
+        """An edge must move something with the first batch that has pixels for it, on any process.
+
+        Raises:
+            Mistake: on every process, when one does not.
+        """
         waiting = self.unproven & set(self.system.acting(step))
         if waiting:
             with self.accelerator.autocast():
-                self.unproven -= require_pull(self.system, self.frozen, batch, step, waiting)
+                mine = prove(self.system, self.frozen, batch, step, waiting)
+            everybody: list[tuple[set[str], dict[str, str]]] = gather_object([tuple(mine)])
+            self.unproven -= {name for proven, _ in everybody for name in proven}
+            for _, silent in everybody:  # the processes decide alike, or one would wait for the other
+                for name, sentence in silent.items():
+                    if name in self.unproven:
+                        raise Mistake(sentence)
 
     def update(self, batches: list[Batch], step: int) -> Step:
         """One optimiser step; a gradient that is not finite changes nothing, BatchNorm statistics included."""
@@ -246,7 +257,7 @@ class Work:
             self._skip(step, gather_object([key for batch in batches for key in batch.keys]), float(norm))
         self.optimizer.zero_grad()
         if self.accelerator.num_processes > 1:  # BatchNorm: every process goes on with the first one's statistics
-            for buffer in self.system.buffers():
+            for buffer in self.system.models.buffers():
                 dist.broadcast(buffer, 0)
         self._gather("gradient_norm", norm)
         losses = {name: torch.stack([part.losses[name].detach() for part in parts]).mean() for name in parts[0].losses}

@@ -92,9 +92,8 @@ class Tally:
 
     def save(self, file: Path) -> None:
         written = io.BytesIO()
-        np.savez(
-            written, allow_pickle=False, keys=np.array(self.keys, np.str_), seen=np.array(self.seen), **self.arrays()
-        )
+        arrays = {"keys": np.array(self.keys, np.str_), "seen": np.array(self.seen), **self.arrays()}
+        np.savez(written, **arrays)  # pyright: ignore[reportArgumentType]  # of no array is allow_pickle the name
         write_bytes(file, written.getvalue())
 
 

@@ -30,6 +30,9 @@ class Loss(nn.Module, ABC):
     needs_target: bool = True
     """Whether it learns from a stage of a model; else from the labels, or from nobody."""
 
+    of_classes: bool = False
+    """Whether channels are classes, of the labels' numbering: it then learns from logits only."""
+
     several: bool = False
     """Whether an end is a list of stages: `student` and `target` are then sequences, each stage in its own size and
     channels, deepest first; `channels` and `student_channels` are tuples."""

@@ -27,6 +27,8 @@ class Decoupled(Loss):
         non_target_weight: β; 8 at T = 4 (CIFAR), 0.5 to 2 at T = 1 (ImageNet) in the paper.
     """
 
+    of_classes = True
+
     def __init__(
         self,
         temperature: float = 1.0,

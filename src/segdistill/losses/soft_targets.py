@@ -8,8 +8,9 @@ from typing import final
 
 from torch import Tensor
 
-from segdistill.losses import Features, Labels, Loss, Mask, Scalar, at_least_float32, global_mean, on_grid
+from segdistill.losses import Features, Labels, Loss, Mask, Scalar, global_mean, on_grid
 from segdistill.losses._class_weights import ClassWeights, weights_of
+from segdistill.losses._divergences import class_divergence
 from segdistill.mistakes import Mistake
 
 
@@ -51,10 +52,8 @@ class SoftTargets(Loss):
         self.register_buffer("weights", None if class_weights is None else weights, persistent=False)
 
     def forward(self, student: Features, target: Tensor, labels: Labels, mask: Mask) -> Scalar:
-        log_p = (at_least_float32(student) / self.temperature).log_softmax(1)
-        log_q = (at_least_float32(target) / self.temperature).log_softmax(1)
-        divergence = (log_q.exp() * (log_q - log_p)).sum(1)  # [b, h, w]
+        divergence = class_divergence(student, target, self.temperature)
         weights = on_grid(mask, *student.shape[-2:]).to(divergence.dtype)
         if self.weights is not None:
             weights = weights * self.weights.to(divergence.dtype)[target.argmax(1)]
-        return global_mean(divergence, weights) * self.temperature**2
+        return global_mean(divergence, weights)

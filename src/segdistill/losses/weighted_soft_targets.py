@@ -24,6 +24,8 @@ class WeightedSoftTargets(Loss):
     w near 1. Keeps 2 logit-sized tensors for backward.
     """
 
+    of_classes = True
+
     def __init__(self, temperature: float = 2.0, *, num_classes: int) -> None:
         super().__init__()
         if temperature <= 0:

@@ -32,9 +32,13 @@ def read_tensors(path: Path, where: str) -> dict[str, Tensor]:
             raise Mistake(f"{where}: {path} is not a safetensors file, or a truncated one ({error})") from error
     if not zipfile.is_zipfile(path):
         raise Mistake(f"{where}: {path} is neither safetensors nor what torch.save writes since torch 1.6")
-    if unsafe := get_unsafe_globals_in_checkpoint(path):
-        raise Mistake(f"{where}: {path} runs code when it is read ({_some(sorted(unsafe))}); save its state_dict alone")
-    found = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        if unsafe := get_unsafe_globals_in_checkpoint(path):
+            said = _some(sorted(unsafe))
+            raise Mistake(f"{where}: {path} runs code when it is read ({said}); save its state_dict alone")
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except RuntimeError as error:
+        raise Mistake(f"{where}: {path} is damaged, or a zip file that torch.save did not write") from error
     for wrapper in WRAPPERS:
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
             found = found[wrapper]

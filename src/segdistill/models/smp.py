@@ -123,7 +123,13 @@ def _network(
         return smp.create_model(architecture, encoder, weights, 3, classes, **chosen, **options)
     except OSError as error:
         raise Mistake(f"encoder_weights: the hub does not give us those of {encoder}: {error}") from error
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:  # all that smp checks, and what it does not
+    except (
+        AssertionError,
+        KeyError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:  # all that smp checks, and what it does not
         raise Mistake(f"{architecture} with {encoder}: {error}") from error
 
 

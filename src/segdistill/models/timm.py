@@ -117,7 +117,7 @@ def _check(encoder: nn.Module, name: str, channels: Sequence[int], strides: Sequ
     try:
         with torch.no_grad():
             found = [tuple(feature.shape) for feature in encoder.eval()(torch.zeros(1, 3, side, side))]
-    except AssertionError as error:
+    except (AssertionError, RuntimeError) as error:
         raise Mistake(f"encoder: {name} does not take an image of {side}×{side}: {error}") from error
     encoder.train(training)
     if found != expected:

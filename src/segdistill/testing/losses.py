@@ -37,8 +37,8 @@ class LossSuite(Suite):
     shelf = "losses"
 
     @classmethod
-    def build(cls, kind: str) -> Loss:
-        """The loss with its settings; the same weights every time."""
+    def build(cls, kind: str, channels: int = K) -> Loss:
+        """The loss with its settings, for a target of so many channels; the same weights every time."""
         torch.manual_seed(0)
         part = cls.part(kind)
         built = cls.make(
@@ -47,7 +47,7 @@ class LossSuite(Suite):
             num_classes=K,
             class_pixels=[400, 300, 200, 100],
             class_image_pixels=[1000, 1000, 500, 500],
-            channels=(K, K) if part.several else K,
+            channels=(channels, channels) if part.several else channels,
             student_channels=(K, K) if part.several else K,
             seed=0,
         )
@@ -74,6 +74,15 @@ class LossSuite(Suite):
             assert gradient.abs().sum() > 0
         first, gradient = slope(self.build(kind), example())
         assert (first == 0 and not gradient.any()) == loss.silent_at_first
+
+    def test_channels_differ_where_it_says_so(self, kind: str) -> None:
+        """A loss that says `same_channels = False`, or takes several stages, gets no adapter from the edge."""
+        loss = self.build(kind, channels=K + 2)
+        if (loss.same_channels and not loss.several) or not loss.needs_target:
+            pytest.skip("the edge brings both ends to the same channels")
+        given = example()
+        answer = value(loss, given._replace(target=torch.cat([given.target, given.target[:, :2]], 1)))
+        assert answer.isfinite()
 
     def test_never_negative(self, loss: Loss) -> None:
         """A penalty that looks at nobody else may go down to minus the largest entropy."""
