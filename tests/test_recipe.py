@@ -521,3 +521,11 @@ def test_every_loss_acts_in_some_phase() -> None:
         parse(content)
     with pytest.raises(Mistake, match=r"phases\.0\.losses"):
         parse({**content, "phases": [{"steps": 2, "losses": []}]})
+
+
+def test_a_choice_or_a_list_is_one_sentence_with_the_nearest_match() -> None:
+    """Of a setting that may be several things, not one complaint for each of them under a name nobody wrote."""
+    sentence = said_by(without_teacher("losses.cross_entropy.class_weights", "erfnt"))
+    assert sentence.startswith("losses.cross_entropy.class_weights: should be a valid list, or 'inverse', ")
+    assert sentence.endswith("got 'erfnt' (did you mean 'erfnet'?)")
+    assert said_by(without_teacher("models.student.classes", 11)).startswith("models.student.classes: should be a ")

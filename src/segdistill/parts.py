@@ -6,6 +6,7 @@ user's own package is named `package.module:Class` and loaded only from packages
 
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, get_type_hints
@@ -17,6 +18,9 @@ from segdistill.mistakes import MissingExtra, Mistake, nearest, one_of
 SHELVES = {"datasets": "dataset", "models": "model", "losses": "loss", "metrics": "metric", "probes": "probe",
            "analyses": "analysis"}  # fmt: skip
 """The shelves, and what one part of each is called."""
+
+_PLAIN = {"str", "int", "float", "bool"}
+"""With list[…], literal[…] and their like, what pydantic calls the branches of a union in a path."""
 
 _ALLOWED: set[str] = set()
 """Packages that a recipe may name code of."""
@@ -148,17 +152,32 @@ def explain(
 ) -> str:
     """Pydantic's findings as one sentence that starts with the path in the recipe."""
     sentences: list[str] = []
+    unions: dict[str, tuple[list[str], Any]] = {}
+    """Path -> what each branch of a union would have taken, and what it got."""
     for found in error.errors():
-        path = ".".join([part for part in [where, *map(str, found["loc"])] if part])
-        name = str(found["loc"][-1]) if found["loc"] else ""
+        steps = [str(step) for step in found["loc"]]
+        branch = next((i for i, step in enumerate(steps) if step in _PLAIN or "[" in step), len(steps))
+        path = ".".join([part for part in [where, *steps[:branch]] if part])
+        name = steps[-1] if steps else ""
+        message = found["msg"].removeprefix("Value error, ").removeprefix("Input ")
         if found["type"] == "extra_forbidden":
             known = list(accepted(found["loc"][:-1]))
             parent = path.rpartition(".")[0] or "a recipe"
             sentences.append(f"{path}: unknown key; {parent} accepts {one_of(known)}{nearest(name, known)}")
         elif found["type"] == "missing":
             sentences.append(f"{path}: missing")
+        elif branch < len(steps):
+            unions.setdefault(path, ([], found["input"]))[0].append(message.removeprefix("should be "))
         else:
-            message = found["msg"].removeprefix("Value error, ").removeprefix("Input ")
-            got = "" if isinstance(found["input"], Mapping) else f", got {found['input']!r}"
+            got = "" if isinstance(found["input"], Mapping) else _got(message, found["input"])
             sentences.append(f"{path}: {message}{got}" if path else f"{message}{got}")
+    for path, (wanted, given) in unions.items():
+        message = f"should be {', or '.join(wanted)}"
+        sentences.append(f"{path}: {message}{_got(message, given)}")
     return "; ".join(sentences)
+
+
+def _got(message: str, given: object) -> str:
+    """What was said, and the nearest of the words that the message quotes."""
+    quoted = re.findall(r"'([^']*)'", message) if isinstance(given, str) else []
+    return f", got {given!r}{nearest(str(given), quoted)}"

@@ -114,14 +114,6 @@ class ModelSpec(_PartSpec):
     """Of a moving average; default 0.999, less in the first steps."""
     classes: str | tuple[str, ...] | None = None
     """What the outputs mean where no weights say it: class names, or the name of a table. Default: the data's."""
-
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _names(cls, value: object) -> object:
-        if value is not None and not isinstance(value, str | list | tuple):
-            raise ValueError("expected the name of a class table, or a list of class names")
-        return value
-
     class_map: str | dict[str, str | tuple[str, ...]] | None = None
     """For a teacher with another class table: its class -> the data's, or the name of a map that comes with us."""
 
