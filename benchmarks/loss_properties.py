@@ -3,7 +3,6 @@
 python benchmarks/loss_properties.py > table.md
 """
 
-from collections.abc import Callable
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -21,6 +20,7 @@ from segdistill.testing.losses import (
     learns_from_target,
     slope,
     value,
+    value_with,
 )
 from segdistill.types import IGNORE
 
@@ -143,30 +143,16 @@ def gradcheck(loss: Loss) -> str:
     torch.manual_seed(0)
     direction, constants = torch.randn_like(start.student), list[Tensor]()
 
-    def along(distance: float) -> Tensor:
-        return constant(lambda: value(loss, start._replace(student=start.student + distance * direction)), constants)
+    def along(distance: float) -> float:
+        moved = start._replace(student=start.student + distance * direction)
+        return float(value_with(constants, loss, moved).detach())
 
     student = start.student.clone().requires_grad_()
-    answer = constant(lambda: value(loss, start._replace(student=student)), constants)
+    answer = value_with(constants, loss, start._replace(student=student))
     (gradient,) = torch.autograd.grad(answer, student)
     exact, h = float((gradient * direction).sum()), 1e-6
-    numeric = float((along(h) - along(-h)).detach()) / (2 * h)
+    numeric = (along(h) - along(-h)) / (2 * h)
     return f"{abs(exact - numeric) / max(abs(exact), 1e-12):.0e}"
-
-
-def constant(work: Callable[[], Tensor], constants: list[Tensor]) -> Tensor:
-    earlier, detach = iter(list(constants)), Tensor.detach
-
-    def known(tensor: Tensor) -> Tensor:
-        if (before := next(earlier, None)) is None:
-            constants.append(before := detach(tensor).clone())
-        return before
-
-    Tensor.detach = known  # type: ignore[method-assign]
-    try:
-        return work()
-    finally:
-        Tensor.detach = detach  # type: ignore[method-assign]
 
 
 def finite(loss: Loss) -> str:

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from copy import deepcopy
 from typing import NamedTuple, TypeVar
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -135,7 +136,7 @@ class LossSuite(Suite):
                 assert answer == 0
                 assert not gradient.any()
 
-    def test_gradcheck(self, loss: Loss, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_gradcheck(self, loss: Loss) -> None:
         """What a loss detaches is a constant of its gradient: beside the point it stays what it was at the point."""
         tried, loss = strides(loss), loss.double()
         for stride in tried:
@@ -143,16 +144,7 @@ class LossSuite(Suite):
             constants: list[Tensor] = []
 
             def scalar(student: Tensor, given: Example = given, constants: list[Tensor] = constants) -> Tensor:
-                copy, earlier, detach = deepcopy(loss), iter(list(constants)), Tensor.detach
-
-                def constant(tensor: Tensor) -> Tensor:
-                    if (known := next(earlier, None)) is None:
-                        constants.append(known := detach(tensor).clone())
-                    return known
-
-                with monkeypatch.context() as patch:
-                    patch.setattr(Tensor, "detach", constant)
-                    return ask(copy, given._replace(student=student))
+                return value_with(constants, loss, given._replace(student=student))
 
             assert scalar(given.student).dtype == torch.float64
             assert torch.autograd.gradcheck(scalar, given.student.requires_grad_(), fast_mode=True)
@@ -274,6 +266,20 @@ def enlarge(cells: Tensor) -> Tensor:
 def value(loss: Loss, given: Example) -> Tensor:
     """Of a copy: a loss may remember what it has seen."""
     return ask(deepcopy(loss), given)
+
+
+def value_with(constants: list[Tensor], loss: Loss, given: Example) -> Tensor:
+    """The value with what the loss detaches as it was in the first call, which fills the list."""
+    earlier, detach = iter(list(constants)), Tensor.detach
+    copy = deepcopy(loss)
+
+    def constant(tensor: Tensor) -> Tensor:
+        if (known := next(earlier, None)) is None:
+            constants.append(known := detach(tensor).clone())
+        return known
+
+    with patch.object(Tensor, "detach", constant):
+        return ask(copy, given)
 
 
 def ask(loss: Loss, given: Example) -> Tensor:
