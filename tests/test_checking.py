@@ -17,7 +17,7 @@ from segdistill.assemble import open_split
 from segdistill.checking import Check, check
 from segdistill.cli import main
 from segdistill.data import training_batches
-from segdistill.datasets import Dataset
+from segdistill.datasets import Dataset, FileDataset
 from segdistill.datasets.bdd100k import Bdd100k
 from segdistill.datasets.streets import Streets
 from segdistill.make_data import make
@@ -405,6 +405,7 @@ def test_training_goes_without_them(broken: Path, capsys: pytest.CaptureFixture[
     data = {"kind": "bdd100k", "root": str(broken), "quarantine": str(file)}
     split = open_split(DataSpec.model_validate(data), "train")
     assert len(split) == 5 and split.fingerprint() != Bdd100k(broken, split="train").fingerprint()
+    assert isinstance(split, FileDataset), "its files' attributes are looked for by their names"
     capsys.readouterr()
     done = train(recipe(broken.parent, data, steps=1), broken.parent / "run")
     err = capsys.readouterr().err

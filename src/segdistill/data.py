@@ -79,11 +79,6 @@ class PixelCounts(NamedTuple):
         """Of any class, in the images that contain each class."""
         return (self.table.sum(1, dtype=np.int64) @ (self.table > 0)).tolist()
 
-    @property
-    def class_images(self) -> list[int]:
-        """How many images contain each class."""
-        return (self.table > 0).sum(0).tolist()
-
     def grouped(self, members: Sequence[Sequence[int]]) -> "PixelCounts":
         """The counts of groups of classes; pixels of a class in no group are no longer labelled."""
         return PixelCounts(np.stack([self.table[:, list(group)].sum(1, dtype=np.int64) for group in members], 1))

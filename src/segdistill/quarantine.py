@@ -31,7 +31,7 @@ class _Quarantine(BaseModel):
 
 @final
 class Kept(Dataset):
-    """A dataset without some of its samples."""
+    """A dataset that is not of files, without some of its samples."""
 
     def __init__(self, dataset: Dataset, kept: list[int]) -> None:
         self.dataset, self.kept = dataset, kept
@@ -105,7 +105,7 @@ def without(dataset: Dataset, split: str, quarantine: str | None) -> Dataset:
         raise Mistake(f"data.quarantine: {quarantine}: it sets every sample of '{split}' aside")
     if os.environ.get("RANK", "0") == "0":
         print(f"segdistill: {split}: {len(bad)} of {len(dataset)} samples set aside by {quarantine}", file=sys.stderr)
-    return Kept(dataset, kept)
+    return dataset.only(kept) if isinstance(dataset, FileDataset) else Kept(dataset, kept)
 
 
 def keys(dataset: Dataset) -> list[str]:

@@ -125,7 +125,6 @@ def naive(samples: Sequence[Sample], classes: int, boundary: float) -> Tally:
             side = math.isqrt(pixels)
             sums.sides[value, side] += 1
             sums.side_pixels[value, side] += pixels
-            sums.needed[value, needed] += 1
             sums.needed_pixels[value, needed] += pixels
         for channel, band in enumerate(image.numpy()):
             sums.channels[channel] += np.array([(band == value).sum() for value in range(256)])

@@ -109,7 +109,6 @@ def test_counts_of_the_small_data_set() -> None:
     counts = count_pixels(Small())
     assert counts.class_pixels == [11, 4, 1, 0]
     assert counts.class_image_pixels == [14, 10, 6, 0]
-    assert counts.class_images == [2, 2, 1, 0]
 
 
 def test_counts_of_groups_are_those_of_relabelled_images() -> None:

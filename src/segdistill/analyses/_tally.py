@@ -52,10 +52,8 @@ class Tally:
     """int64 [K, LONGEST]: objects by the whole part of the square root of their pixels."""
     side_pixels: np.ndarray
     """int64 [K, LONGEST]: the same, counting their pixels."""
-    needed: np.ndarray
-    """int64 [K, 101]: objects by the per cent of the image that a window must have to hold them."""
     needed_pixels: np.ndarray
-    """int64 [K, 101]: the same, counting their pixels."""
+    """int64 [K, 101]: pixels by the per cent of the image that a window must have to hold their object."""
     channels: np.ndarray
     """int64 [3, 256]: histograms of red, green and blue."""
     keys: list[str] = field(default_factory=list[str])
@@ -76,7 +74,6 @@ class Tally:
         side = np.sqrt(pixels).astype(np.int64).clip(max=LONGEST - 1)
         np.add.at(self.sides, (classes, side), 1)
         np.add.at(self.side_pixels, (classes, side), pixels)
-        np.add.at(self.needed, (classes, needed), 1)
         np.add.at(self.needed_pixels, (classes, needed), pixels)
         self.seen += 1
 
@@ -108,7 +105,6 @@ def nothing(images: int, classes: int) -> Tally:
         near=np.zeros(classes, np.int64),
         sides=np.zeros((classes, LONGEST), np.int64),
         side_pixels=np.zeros((classes, LONGEST), np.int64),
-        needed=np.zeros((classes, 101), np.int64),
         needed_pixels=np.zeros((classes, 101), np.int64),
         channels=np.zeros((3, 256), np.int64),
     )

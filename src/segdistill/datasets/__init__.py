@@ -10,6 +10,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,6 +83,12 @@ class FileDataset(Dataset):
                 stacklevel=2,
             )
         return labels
+
+    def only(self, indices: Sequence[int]) -> "FileDataset":
+        """The same set with these of its samples."""
+        fewer = copy(self)
+        fewer.pairs, fewer._fingerprint = [self.pairs[index] for index in indices], None
+        return fewer
 
     def fingerprint(self) -> str:
         if self._fingerprint is None:
