@@ -73,7 +73,7 @@ def plan(recipe: Path, settings: Sets = None, as_json: Json = False) -> None:
 
     found = work(recipe, tuple(settings or ()))
     if as_json:
-        tables = {name: _rows(getattr(found, name)) for name in ("models", "stages", "edges", "classes")}
+        tables = {name: _rows(table) for name, table in found._asdict().items() if isinstance(table, Table)}
         said = {"connections": found.connections, "warnings": found.warnings, "numbers": found.numbers}
         print(json.dumps({**tables, **said}))
         return

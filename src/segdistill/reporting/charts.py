@@ -102,7 +102,7 @@ def _name(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
     taken: list[tuple[float, float, float]] = []  # left, right, middle, in printer's points
 
     def is_free(left: float, right: float, middle: float) -> bool:
-        return not any(left < r and l < right and abs(middle - m) < 8 for l, r, m in taken)  # noqa: E741
+        return not any(left < end and start < right and abs(middle - at) < 8 for start, end, at in taken)
 
     for point in sorted(points, key=lambda p: p.across):
         x, y = axes.transData.transform((point.across, point.up)) * 72 / figure.dpi
