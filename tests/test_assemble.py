@@ -435,13 +435,13 @@ def unknown_label(root: Path, split: str) -> str:
 def no_image(root: Path, split: str) -> str:
     file = image_file(root, split)
     file.write_text("not a picture")
-    return f"{file}: not an image; accepted is what Pillow can open"
+    return f"{file}: not an image; accepted are whole files of PNG"
 
 
 def no_label_image(root: Path, split: str) -> str:
     file = label_file(root, split)
     file.write_text("not a picture")
-    return f"{file}: not an image; accepted is what Pillow can open"
+    return f"{file}: not an image; accepted are whole files of PNG"
 
 
 def colour_labels(root: Path, split: str) -> str:
@@ -455,7 +455,9 @@ def colour_labels(root: Path, split: str) -> str:
 def test_a_bad_file_is_named_before_training(root: Path, split: str, damage: Callable[[Path, str], str]) -> None:
     """Of the validation split as well: else it stops a run at its first look, after hours."""
     sentence = damage(root, split)
-    assert mistake(content(root)).startswith(sentence)
+    said = mistake(content(root))
+    assert said.startswith(f"data: {split}: 1 of 2 samples cannot be read (50%, data.bad_share allows 1%): {sentence}")
+    assert said.endswith("; data check names them all")
 
 
 # Order of checks

@@ -7,12 +7,18 @@ import pytest
 import torch
 from PIL import Image
 
-from segdistill import layouts
+from segdistill import datasets, layouts
 from segdistill.datasets.bdd100k import Bdd100k
 from segdistill.datasets.cityscapes import Cityscapes
 from segdistill.labels import CITYSCAPES_19
 from segdistill.mistakes import Mistake
 from segdistill.types import Sample
+
+
+@pytest.fixture(autouse=True)
+def any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few pixels, each of which says something."""
+    monkeypatch.setattr(datasets, "SMALLEST", 1)
 
 
 def sample(key: str = "ulm_000001_000019", seed: int = 0) -> Sample:

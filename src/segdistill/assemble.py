@@ -1,6 +1,7 @@
 """Recipe -> datasets, System, Frozen, probes: everything is checked against everything before any data is read."""
 
 import hashlib
+import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import nn
 from segdistill import parts
 from segdistill.checkpoint import Card, digest, load_weights, read_card
 from segdistill.class_map import Groups, Translation, groups
-from segdistill.data import Cached, PixelCounts, count_pixels, crop_size
+from segdistill.data import Cached, PixelCounts, count_pixels, crop_size, need_readable, unreadable
 from segdistill.datasets import Dataset
 from segdistill.labels import CLASS_MAPS, TABLES
 from segdistill.losses import Loss
@@ -46,6 +47,8 @@ class Assembly(NamedTuple):
     """Of the teachers whose classes are not the data's."""
     fingerprints: Mapping[str, str]
     """Of the data splits and of every teacher."""
+    set_aside: Mapping[str, Mapping[str, str]]
+    """Of `train` and `val`: key -> why, of the samples that cannot be read and are left out."""
 
     @property
     def classes(self) -> ClassTable:
@@ -93,8 +96,10 @@ def assemble(recipe: Recipe) -> Assembly:
         _loss(name, spec, ends[name], recipe, PixelCounts(np.ones((1, len(classes.names)), np.int64)))
     if recipe.data.cache:
         train, val = Cached(train), Cached(val)
+    set_aside: dict[str, Mapping[str, str]] = {}
+    train, set_aside["train"] = _set_aside(train, recipe.data.train, recipe.data.bad_share)
+    val, set_aside["val"] = _set_aside(val, recipe.data.validate_on, recipe.data.bad_share)
     counts = _once(lambda: count_pixels(train))
-    _once(lambda: count_pixels(val))  # a bad file is a mistake now, not at the first evaluation
     edges = {
         name: _edge(name, spec, ends[name], recipe, classes, counts, connections)
         for name, spec in recipe.losses.items()
@@ -105,7 +110,7 @@ def assemble(recipe: Recipe) -> Assembly:
     _need_whole_cells(recipe, ends, crop_size(train, recipe.data))
     prints = {"train": train.fingerprint(), "val": val.fingerprint()}
     prints |= {name: digest(model) for name, model in frozen.models.items() if name not in following}
-    return Assembly(recipe, system, frozen, train, val, counts.class_pixels, connections, maps, prints)
+    return Assembly(recipe, system, frozen, train, val, counts.class_pixels, connections, maps, prints, set_aside)
 
 
 def resolve(recipe: Recipe) -> Recipe:
@@ -193,7 +198,8 @@ def probes(recipe: Recipe, classes: ClassTable) -> dict[str, tuple[int, Callable
     built: dict[str, tuple[int, Callable[..., Any], bool]] = {}
     for name, spec in recipe.probes.items():
         part = parts.find("probes", name, f"probes.{name}")
-        probe = parts.build(part, spec.parameters, classes=classes, input_size=recipe.data.size)
+        facts = {"classes": classes, "input_size": recipe.data.size, "bad_share": recipe.data.bad_share}
+        probe = parts.build(part, spec.parameters, **facts)
         built[name] = (spec.every, probe, part.everywhere)
     return built
 
@@ -458,6 +464,23 @@ def _phases(recipe: Recipe, images: int) -> list[Phase]:
         Phase(spec.steps or max(1, round((spec.epochs or 0) * per_epoch)), frozenset(spec.losses))
         for spec in recipe.phases
     ]
+
+
+def _set_aside(dataset: Dataset, split: str, bad_share: float) -> tuple[Dataset, dict[str, str]]:
+    """The split without the samples that cannot be read; and why, which stderr is told as well.
+
+    Raises:
+        Mistake: on every process, when they are more than the recipe allows.
+    """
+    found = _once(lambda: unreadable(dataset))
+    bad = {dataset.key(index): sentence for index, sentence in found.items()}
+    need_readable(f"data: {split}", bad, len(dataset), bad_share)
+    if not bad:
+        return dataset, {}
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        for key, sentence in bad.items():
+            print(f"segdistill: {split}: {key} set aside: {sentence}", file=sys.stderr)
+    return dataset.only([index for index in range(len(dataset)) if index not in found]), bad
 
 
 def _once(compute: Callable[[], T]) -> T:

@@ -5,8 +5,6 @@ An error is a sample that training refuses or that would teach something false; 
 
 import hashlib
 import os
-import struct
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,14 +17,12 @@ from PIL import Image
 from segdistill import parts, quarantine
 from segdistill.assemble import open_split
 from segdistill.data import watched
-from segdistill.datasets import Dataset, FileDataset, Pair, read_image, read_labels
+from segdistill.datasets import DAMAGE, Dataset, FileDataset, Pair, opened, read_image, read_labels
 from segdistill.labels import Coding
 from segdistill.mistakes import Mistake, one_of
 from segdistill.recipe import DataSpec, read
 from segdistill.types import IGNORE, ClassTable, Table
 
-SMALLEST = 8
-"""Pixels a side below which a file is no picture of a street."""
 BLANK = 0.4
 """Share of a label's rows or columns that have to have one value for it to look cut off."""
 NEAR = 20
@@ -34,8 +30,6 @@ NEAR = 20
 darkened; the nearest frames of CamVid's two splits differ in 79, of BDD100K's in 102."""
 ORIENTATION = 0x0112
 """EXIF's tag that says how a viewer turns the picture."""
-DAMAGE = (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError, Image.DecompressionBombWarning)
-"""What Pillow raises for files that are not whole."""
 
 Level = Literal["error", "warning"]
 
@@ -163,9 +157,7 @@ def _look_at_all(dataset: Dataset, split: str) -> list[_Look]:
             return _look_at_files(dataset.pairs[index], dataset.coding)
         return _look_at_sample(dataset, index)
 
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.simplefilter("ignore")  # Pillow about odd metadata
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(watched(pool.map(look, range(len(dataset))), f"reading {split}", len(dataset)))
 
 
@@ -173,7 +165,7 @@ def _look_at_sample(dataset: Dataset, index: int) -> _Look:
     try:
         sample = dataset[index]
     except Mistake as mistake:
-        return _Look("", f"sample {index}", [Note("error", "image", str(mistake))])
+        return _Look(dataset.key(index), f"sample {index}", [Note("error", "image", str(mistake))])
     image, labels = sample.image.permute(1, 2, 0).numpy(), sample.labels.numpy()
     return _Look(sample.key, sample.key, [], _counts(labels), digest=_digest(image), hash=_hash(image))
 
@@ -184,8 +176,8 @@ def _look_at_files(pair: Pair, coding: Coding) -> _Look:
         return look
     try:
         image = read_image(pair.image).permute(1, 2, 0).numpy()
-    except DAMAGE as error:  # a Mistake among them
-        return look._replace(notes=[*look.notes, _unusable(pair.image, "image", error)])
+    except Mistake as mistake:
+        return look._replace(notes=[*look.notes, Note("error", "image", str(mistake))])
     look = look._replace(digest=_digest(image), hash=_hash(image))
     if pair.labels is None:
         return look
@@ -195,32 +187,26 @@ def _look_at_files(pair: Pair, coding: Coding) -> _Look:
     stored = _stored(pair.labels)
     try:
         labels, unknown = read_labels(pair, coding)
-    except DAMAGE as error:
-        return look._replace(notes=[*notes, _unusable(pair.labels, "labels", error)], stored=stored)
+    except Mistake as mistake:
+        return look._replace(notes=[*notes, Note("error", "labels", str(mistake))], stored=stored)
     if unknown:
         notes.append(Note("warning", "unknown", f"{pair.labels}: {unknown} pixels of unknown values become void"))
     notes += _about_map(pair.labels, labels)
     return look._replace(notes=notes, counts=_counts(labels), stored=stored)
 
 
-def _unusable(file: Path, kind: str, error: Exception) -> Note:
-    if isinstance(error, Mistake):
-        return Note("error", kind, str(error))
-    return Note("error", kind, f"{file}: damaged or unreadable ({error}); expected a whole image file")
-
-
 def _about(file: Path) -> list[Note]:
     """What the header and the ends of an image file say."""
     try:
-        with Image.open(file) as image:
+        with opened(file) as image:
             notes = list(_about_header(file, image))
             mode, coded = image.mode, image.format
             turned = 1
             if "exif" in image.info:
                 with suppress(*DAMAGE):  # it is not needed to read the picture
                     turned = image.getexif().get(ORIENTATION, 1)
-    except DAMAGE as error:
-        return [_unopened(file, "image", error)]
+    except Mistake as mistake:
+        return [Note("error", "image", str(mistake))]
     content = file.read_bytes()
     if mode != "RGB" and not mode.startswith(("I", "F")):  # those are refused when they are read
         notes.append(Note("warning", "mode", f"{file}: an image of mode {mode}; it is read as 8 bit RGB"))
@@ -237,11 +223,11 @@ def _about(file: Path) -> list[Note]:
 def _about_labels(file: Path, coding: Coding) -> list[Note]:
     """What the header of a label file says."""
     try:
-        with Image.open(file) as image:
+        with opened(file) as image:
             notes = list(_about_header(file, image))
             mode, coded = image.mode, image.format
-    except DAMAGE as error:
-        return [_unopened(file, "labels", error)]
+    except Mistake as mistake:
+        return [Note("error", "labels", str(mistake))]
     if coded in ("JPEG", "MPO"):
         notes.append(Note("error", "labels", f"{file}: labels stored as JPEG, which changes their values; save as PNG"))
     elif mode in ("RGB", "RGBA") and not coding.colours:
@@ -253,19 +239,11 @@ def _about_header(file: Path, image: Image.Image) -> Iterator[Note]:
     expected = Image.registered_extensions().get(file.suffix.lower())
     if image.format != expected and (image.format, expected) != ("MPO", "JPEG"):
         yield Note("warning", "extension", f"{file}: it holds {image.format}, not what '{file.suffix}' says")
-    if min(image.size) < SMALLEST:
-        yield Note("error", "tiny", f"{file}: {image.width}x{image.height}; expected at least {SMALLEST} pixels a side")
-
-
-def _unopened(file: Path, kind: str, error: Exception) -> Note:
-    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return Note("error", "bomb", f"{file}: its header promises too many pixels to decode ({error})")
-    return Note("error", kind, f"{file}: damaged or unreadable ({error}); expected a whole image file")
 
 
 def _stored(file: Path) -> np.ndarray:
     """int64 [256]: how often the file has each value, if it holds 8 bit ids."""
-    with suppress(*DAMAGE), Image.open(file) as image:
+    with suppress(Mistake), opened(file) as image:
         if image.mode in ("L", "P"):
             return _counts(np.asarray(image))
     return np.zeros(256, np.int64)

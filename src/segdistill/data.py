@@ -1,10 +1,14 @@
 """From a dataset to batches: caching, augmentation, order. Every random choice is a function of (seed, epoch, index).
 
 The order of samples and what happens to them depend neither on workers nor on ranks nor on when a run was interrupted.
+Nor does what takes the place of a sample that cannot be read.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from os import cpu_count
 from typing import NamedTuple, TypeVar, final
 
@@ -42,22 +46,43 @@ class Crop(NamedTuple):
     labels: Tensor
     pad: Tensor
     key: str
+    bad: Mapping[str, str] = {}
+    """Keys of samples that were to be shown here and could not be read, and why."""
+
+
+class Unreadable(Mistake):
+    """Samples that cannot be read; by their indices, why."""
+
+    def __init__(self, samples: Mapping[int, str]) -> None:
+        super().__init__(next(iter(samples.values())))
+        self.samples = samples
 
 
 @final
 class Cached(Dataset):
-    """A dataset decoded once and kept in memory; workers forked later share it."""
+    """A dataset decoded once and kept in memory, where workers forked later share it; so is why a sample cannot be."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
         self.classes: ClassTable = dataset.classes
-        self.samples = _all(dataset.__getitem__, len(dataset), "decoding")
+        self.samples: Sequence[Sample | Mistake] = _tried(dataset.__getitem__, len(dataset), "decoding")
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.samples[index]
+        sample = self.samples[index]
+        if isinstance(sample, Mistake):
+            raise Mistake(str(sample))
+        return sample
+
+    def key(self, index: int) -> str:
+        return self.dataset.key(index)
+
+    def only(self, indices: Sequence[int]) -> "Cached":
+        fewer = copy(self)
+        fewer.dataset, fewer.samples = self.dataset.only(indices), [self.samples[index] for index in indices]
+        return fewer
 
     def fingerprint(self) -> str:
         return self.dataset.fingerprint()
@@ -93,7 +118,11 @@ def count_pixels(dataset: Dataset) -> PixelCounts:
 
 
 def class_counts(dataset: Dataset) -> np.ndarray:
-    """uint32 [images, K + 1]: pixels of each class, and of void in the last column; counted once per data set."""
+    """uint32 [images, K + 1]: pixels of each class, and of void in the last column; counted once per data set.
+
+    Raises:
+        Unreadable: with every sample that is.
+    """
     classes = len(dataset.classes.names)
 
     def of_image(index: int) -> np.ndarray:
@@ -107,10 +136,70 @@ def _histogram(labels: np.ndarray) -> np.ndarray:
     return np.bincount(labels.ravel(), minlength=256)
 
 
+def unreadable(dataset: Dataset) -> Mapping[int, str]:
+    """Which samples have labels (or, where they are cached, images) that cannot be read, and why."""
+    try:
+        class_counts(dataset)
+    except Unreadable as found:
+        return found.samples
+    return {}
+
+
+def need_readable(where: str, bad: Mapping[str, str], count: int, bad_share: float) -> None:
+    """The mistake of data of which too much cannot be read.
+
+    Args:
+        where: what the sentence begins with.
+        bad: key -> why.
+        count: samples that there are, the bad ones included.
+    """
+    if len(bad) / count > bad_share:
+        share = f"{100 * len(bad) / count:.3g}%, data.bad_share allows {100 * bad_share:.3g}%"
+        said = next(iter(bad.values()))
+        raise Mistake(
+            f"{where}: {len(bad)} of {count} samples cannot be read ({share}): {said}; data check names them all"
+        )
+
+
+def readable(dataset: Dataset, indices: Iterable[int], bad: dict[str, str], named: set[str]) -> Iterator[Sample]:
+    """The samples that can be read; of the others `bad` gets key and reason, stderr too where they are not `named`."""
+    for index in indices:
+        try:
+            sample = dataset[index]
+        except Mistake as mistake:
+            key = dataset.key(index)
+            bad[key] = str(mistake)
+            if key not in named:
+                named.add(key)
+                print(f"segdistill: {key} left out: {mistake}", file=sys.stderr)
+        else:
+            yield sample
+
+
 def _all(read: Callable[[int], T], count: int, what: str) -> list[T]:
-    """Every item, in order, read by as many threads as there are cores."""
+    """Every item, in order.
+
+    Raises:
+        Unreadable: with every item that is.
+    """
+    answers = _tried(read, count, what)
+    items = [answer for answer in answers if not isinstance(answer, Mistake)]
+    if len(items) < count:
+        raise Unreadable({i: str(answer) for i, answer in enumerate(answers) if isinstance(answer, Mistake)})
+    return items
+
+
+def _tried(read: Callable[[int], T], count: int, what: str) -> list[T | Mistake]:
+    """Every item or why it cannot be read, in order, by as many threads as there are cores."""
+
+    def tried(index: int) -> T | Mistake:
+        try:
+            return read(index)
+        except Mistake as mistake:
+            return mistake
+
     with ThreadPoolExecutor(cpu_count()) as pool:
-        return list(watched(pool.map(read, range(count)), what, count))
+        return list(watched(pool.map(tried, range(count)), what, count))
 
 
 def watched(items: Iterable[T], what: str, count: int) -> Iterable[T]:
@@ -164,17 +253,31 @@ class Order(Sampler[list[Place]]):
 
 @final
 class Augmented(TorchDataset["Crop | Mistake"]):
-    """A place -> a random crop of that sample; a bad file's sentence travels as a value out of a worker."""
+    """A place -> a random crop of that sample, or of others drawn for the place as long as they cannot be read.
+
+    Which others depends on the seed, the place and the files alone. When so many fail that something else must be
+    wrong, the last one's sentence travels as a value out of a worker.
+    """
+
+    ATTEMPTS = 20
 
     def __init__(self, dataset: Dataset, spec: DataSpec, crop: tuple[int, int], seed: int) -> None:
         self.dataset, self.spec, self.crop, self.seed = dataset, spec, crop, seed
 
     def __getitem__(self, place: Place) -> Crop | Mistake:
         random, wish = _chances(place, self.spec, self.seed)
-        try:
-            return augment(self.dataset[place[1]], self.spec.size, self.crop, self.spec.augment, random, wish)
-        except Mistake as mistake:
-            return mistake
+        bad: dict[str, str] = {}
+        index = place[1]
+        for attempt in range(1, 1 + self.ATTEMPTS):
+            try:
+                sample = self.dataset[index]
+            except Mistake as mistake:
+                bad[self.dataset.key(index)] = str(mistake)
+                index = int(np.random.default_rng([self.seed, *place, attempt]).integers(len(self.dataset)))
+                continue
+            wish = None if bad else wish  # the other need not hold the class
+            return augment(sample, self.spec.size, self.crop, self.spec.augment, random, wish)._replace(bad=bad)
+        return Mistake(list(bad.values())[-1])
 
 
 def _chances(place: Place, spec: DataSpec, seed: int) -> tuple[np.random.Generator, Wish | None]:
@@ -273,6 +376,7 @@ def collate(items: Sequence[Crop | Mistake]) -> Batch | Mistake:
         torch.stack([crop.labels for crop in crops]).long(),
         torch.stack([crop.pad for crop in crops]),
         tuple(crop.key for crop in crops),
+        {key: why for crop in crops for key, why in crop.bad.items()},
     )
 
 
@@ -282,12 +386,24 @@ def training_batches(
     """Batches without end, from batch number `start` on; `batch` images over all ranks.
 
     Raises:
-        Mistake: a sample cannot be read, or no image has a label where classes are looked for.
+        Mistake: sample after sample cannot be read, or no image has a label where classes are looked for.
     """
     order = Order(len(dataset), batch, seed, _sampling(dataset, spec), start=start, rank=rank, ranks=ranks)
     feed = Augmented(dataset, spec, crop_size(dataset, spec), seed)
-    loader = DataLoader(feed, batch_sampler=order, num_workers=spec.workers, collate_fn=collate, pin_memory=pin)
+    loader = DataLoader(
+        feed,
+        batch_sampler=order,
+        num_workers=spec.workers,
+        collate_fn=collate,
+        pin_memory=pin,
+        worker_init_fn=_leave_interrupts,
+    )
     return _raising(iter(loader))
+
+
+def _leave_interrupts(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the main one decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _sampling(dataset: Dataset, spec: DataSpec) -> Sampling | None:
@@ -324,7 +440,7 @@ def crop_size(dataset: Dataset, spec: DataSpec) -> tuple[int, int]:
     """The training crop: as the recipe says, else the network's input size, else the first image's."""
     if spec.crop or spec.size:
         return spec.crop or spec.size or (0, 0)
-    height, width = dataset[0].labels.shape
+    height, width = dataset.labels(0).shape
     return height, width
 
 
@@ -336,4 +452,4 @@ def as_float(image: Tensor) -> Tensor:
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch where the models are; a copy from pinned memory does not wait."""
     image, labels, pad = (tensor.to(device, non_blocking=True) for tensor in (batch.image, batch.labels, batch.pad))
-    return Batch(image, labels, pad, batch.keys)
+    return Batch(image, labels, pad, batch.keys, batch.bad)

@@ -43,7 +43,7 @@ def evaluate(
     if classes.names != dataset.classes.names:
         found = difference(classes.names, dataset.classes)
         raise Mistake(f"{file} knows other classes than the data: {found}")
-    probe = Measure(classes=classes, input_size=spec.size)
+    probe = Measure(classes=classes, input_size=spec.size, bad_share=spec.bad_share)
     network = load(file)
     network.to("cuda" if torch.cuda.is_available() else "cpu")
     return probe({file.stem: network}, dataset)

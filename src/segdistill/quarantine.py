@@ -1,20 +1,16 @@
 """Samples set aside: a file that `data check --quarantine` writes, and a split without the samples that it names."""
 
-import hashlib
 import json
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import final
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from segdistill.datasets import Dataset, FileDataset
+from segdistill.datasets import Dataset
 from segdistill.mistakes import Mistake, nearest
 from segdistill.run import write_json
-from segdistill.types import Sample
 
 
 class _Split(BaseModel):
@@ -27,27 +23,6 @@ class _Split(BaseModel):
 class _Quarantine(BaseModel):
     model_config = ConfigDict(extra="forbid")
     splits: dict[str, _Split]
-
-
-@final
-class Kept(Dataset):
-    """A dataset that is not of files, without some of its samples."""
-
-    def __init__(self, dataset: Dataset, kept: list[int]) -> None:
-        self.dataset, self.kept = dataset, kept
-        self.classes = dataset.classes
-
-    def __len__(self) -> int:
-        return len(self.kept)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.dataset[self.kept[index]]
-
-    def labels(self, index: int) -> np.ndarray:
-        return self.dataset.labels(self.kept[index])
-
-    def fingerprint(self) -> str:
-        return hashlib.sha256(f"{self.dataset.fingerprint()}:{self.kept}".encode()).hexdigest()[:16]
 
 
 def write(file: Path, datasets: Mapping[str, Dataset], bad: Mapping[str, Mapping[str, str]]) -> None:
@@ -105,11 +80,9 @@ def without(dataset: Dataset, split: str, quarantine: str | None) -> Dataset:
         raise Mistake(f"data.quarantine: {quarantine}: it sets every sample of '{split}' aside")
     if os.environ.get("RANK", "0") == "0":
         print(f"segdistill: {split}: {len(bad)} of {len(dataset)} samples set aside by {quarantine}", file=sys.stderr)
-    return dataset.only(kept) if isinstance(dataset, FileDataset) else Kept(dataset, kept)
+    return dataset.only(kept)
 
 
 def keys(dataset: Dataset) -> list[str]:
     """Every sample's key; of files, without opening them."""
-    if isinstance(dataset, FileDataset):
-        return [pair.key for pair in dataset.pairs]
-    return [dataset[index].key for index in range(len(dataset))]
+    return [dataset.key(index) for index in range(len(dataset))]

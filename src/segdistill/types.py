@@ -45,6 +45,8 @@ class Batch(NamedTuple):
     labels: Int64[Tensor, "b H W"]
     pad: Bool[Tensor, "b H W"]
     keys: Sequence[str]
+    bad: Mapping[str, str] = {}
+    """Keys of samples that could not be read, and why; others took their places."""
 
 
 class Stage(NamedTuple):

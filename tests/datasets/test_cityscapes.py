@@ -251,7 +251,7 @@ def test_colours_where_ids_are_expected(root: Path) -> None:
 @pytest.mark.parametrize("file", [image_file, label_file])
 def test_a_file_that_is_no_image(root: Path, file: Callable[[Path], Path]) -> None:
     file(root).write_text("not an image")
-    assert mistake(root, index=0).startswith(f"{file(root)}: not an image; accepted is")
+    assert mistake(root, index=0).startswith(f"{file(root)}: not an image; accepted are whole files of PNG")
 
 
 @pytest.mark.parametrize("file", [image_file, label_file])

@@ -5,14 +5,16 @@ folder, an orphan and an empty split are mistakes before anything is decoded; a 
 """
 
 import hashlib
+import math
 import os
+import struct
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import numpy as np
 import torch
@@ -25,6 +27,14 @@ from segdistill.mistakes import Mistake, nearest, one_of
 from segdistill.types import IGNORE, ClassTable, Colour, Sample
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
+"""What a file may hold, whatever it is called; Pillow's other readers, one of which starts a program, stay shut."""
+SMALLEST = 8
+"""Pixels a side below which a file is no picture of a street."""
+DAMAGE = (OSError, ValueError, SyntaxError, TypeError, OverflowError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises for files that are not whole."""
+
+warnings.filterwarnings("ignore", module=r"PIL\.")  # about odd metadata, which nobody here reads
 
 
 class Dataset(ABC):
@@ -45,6 +55,41 @@ class Dataset(ABC):
     def labels(self, index: int) -> np.ndarray:
         """uint8 [H, W] train ids of one sample, after every check that needs no decoded image."""
         return self[index].labels.numpy()
+
+    def key(self, index: int) -> str:
+        """The name of a sample, which one that cannot be read has as well."""
+        try:
+            return self[index].key
+        except Mistake:
+            return f"sample {index}"
+
+    def only(self, indices: Sequence[int]) -> "Dataset":
+        """The same set with these of its samples."""
+        return _Part(self, indices)
+
+
+@final
+class _Part(Dataset):
+    """Some of the samples of a dataset."""
+
+    def __init__(self, dataset: Dataset, indices: Sequence[int]) -> None:
+        self.dataset, self.indices = dataset, indices
+        self.classes = dataset.classes
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[self.indices[index]]
+
+    def labels(self, index: int) -> np.ndarray:
+        return self.dataset.labels(self.indices[index])
+
+    def key(self, index: int) -> str:
+        return self.dataset.key(self.indices[index])
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self.dataset.fingerprint()}:{self.indices}".encode()).hexdigest()[:16]
 
 
 class Pair(NamedTuple):
@@ -84,8 +129,10 @@ class FileDataset(Dataset):
             )
         return labels
 
+    def key(self, index: int) -> str:
+        return self.pairs[index].key
+
     def only(self, indices: Sequence[int]) -> "FileDataset":
-        """The same set with these of its samples."""
         fewer = copy(self)
         fewer.pairs, fewer._fingerprint = [self.pairs[index] for index in indices], None
         return fewer
@@ -104,9 +151,12 @@ def fingerprint_of(pairs: Iterable[Pair], classes: ClassTable, coding: Coding) -
     """
     digest = hashlib.sha256(repr((classes, coding)).encode())
     for pair in pairs:
-        digest.update(f"{pair.key}:{pair.image.name}:{pair.image.stat().st_size};".encode())
-        if pair.labels is not None:
-            digest.update(pair.labels.name.encode() + hashlib.sha256(pair.labels.read_bytes()).digest())
+        try:
+            digest.update(f"{pair.key}:{pair.image.name}:{pair.image.stat().st_size};".encode())
+            if pair.labels is not None:
+                digest.update(pair.labels.name.encode() + hashlib.sha256(pair.labels.read_bytes()).digest())
+        except OSError:  # a file that is gone or locked: whoever reads the sample says so
+            digest.update(f"{pair.key}: unreadable;".encode())
     return digest.hexdigest()[:16]
 
 
@@ -195,7 +245,7 @@ def _is_of(pair: Pair, sequence: str) -> bool:
 
 def read_image(file: Path) -> UInt8[Tensor, "3 H W"]:
     """Any 8 bit image as RGB; transparency is dropped."""
-    with _opened(file) as image:
+    with opened(file) as image:
         if image.mode not in ("RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "CMYK", "YCbCr", "1"):
             raise Mistake(
                 f"{file}: an image of mode {image.mode}; accepted are 8 bit RGB, RGBA, grey and palette images"
@@ -208,7 +258,7 @@ def read_image(file: Path) -> UInt8[Tensor, "3 H W"]:
 
 def read_labels(pair: Pair, coding: Coding) -> tuple[np.ndarray, int]:
     """uint8 [H, W] train ids and how many pixels were outside the table; of the image only the header is read."""
-    with _opened(pair.image) as image:
+    with opened(pair.image) as image:
         width, height = image.size
     if pair.labels is None:
         return np.full((height, width), IGNORE, np.uint8), 0
@@ -227,26 +277,31 @@ def read_labels(pair: Pair, coding: Coding) -> tuple[np.ndarray, int]:
 
 
 @contextmanager
-def _opened(file: Path) -> Generator[Image.Image]:
+def opened(file: Path) -> Generator[Image.Image]:
     """The header at once, the pixels on demand; what cannot be read is a mistake that names the file."""
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
+            if min(image.size) < SMALLEST:
+                size = f"{image.width}x{image.height}"
+                raise Mistake(f"{file}: {size}; expected at least {SMALLEST} pixels a side")
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise Image.DecompressionBombError(f"{image.width}x{image.height}")
             yield image
     except Mistake:
         raise
     except Image.UnidentifiedImageError as error:
-        raise Mistake(f"{file}: not an image; accepted is what Pillow can open, such as PNG and JPEG") from error
+        raise Mistake(f"{file}: not an image; accepted are whole files of {one_of(FORMATS)}") from error
     except FileNotFoundError as error:
         raise Mistake(f"{file}: the file is gone; it was there when the folder was listed") from error
     except Image.DecompressionBombError as error:
-        raise Mistake(f"{file}: its header promises an image of a size that no camera has ({error})") from error
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow says SyntaxError for a broken PNG chunk
+        raise Mistake(f"{file}: its header promises too many pixels to decode ({error})") from error
+    except DAMAGE as error:  # SyntaxError: a broken PNG chunk
         raise Mistake(f"{file}: damaged or unreadable ({error}); expected a whole image file") from error
 
 
 def _raw_labels(file: Path, coding: Coding) -> np.ndarray:
     """[H, W] ids as stored (a palette image's indices), or uint8 [H, W, 3] colours where the coding has colours."""
-    with _opened(file) as image:
+    with opened(file) as image:
         if image.mode in ("L", "P", "1", "I", "I;16", "I;16B"):
             if not coding.ids:
                 raise Mistake(f"{file}: labels of mode {image.mode}; accepted are RGB pictures in the classes' colours")

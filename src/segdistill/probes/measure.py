@@ -5,6 +5,7 @@ from typing import final
 
 import torch.distributed as dist
 
+from segdistill.data import need_readable, readable
 from segdistill.datasets import Dataset
 from segdistill.metrics.confusion import Confusion
 from segdistill.models import Model
@@ -15,12 +16,19 @@ from segdistill.types import ClassTable, Findings, Table
 
 @final
 class Measure(Probe):
-    """`<model>/mean_iou`, `/frequency_weighted_iou`, `/pixel_accuracy` (fractions) and a table per class."""
+    """`<model>/mean_iou`, `/frequency_weighted_iou`, `/pixel_accuracy` (fractions) and a table per class.
+
+    `unreadable` counts the samples that had to be left out, where there are any; with more than `bad_share` of the
+    split it is a mistake.
+    """
 
     everywhere = True
 
-    def __init__(self, *, classes: ClassTable, input_size: tuple[int, int] | None) -> None:
-        self.classes, self.size = classes, input_size
+    def __init__(self, *, classes: ClassTable, input_size: tuple[int, int] | None, bad_share: float = 0.0) -> None:
+        self.classes, self.size, self.bad_share = classes, input_size, bad_share
+        self.bad: dict[str, str] = {}
+        """Of the latest count, on all processes: key -> why."""
+        self.named: set[str] = set()
 
     def __call__(self, models: Mapping[str, Model], dataset: Dataset) -> Findings:
         numbers: dict[str, float] = {}
@@ -39,20 +47,28 @@ class Measure(Probe):
             ]
             tables[name] = Table(["class", "iou", "accuracy", "frequency"], rows)
             numbers[f"{name}/absent_classes"] = float(sum(row[1] is None for row in rows))
+        if self.bad:
+            numbers["unreadable"] = float(len(self.bad))
         return Findings(numbers, {}, tables)
 
     def count(self, models: Mapping[str, Model], dataset: Dataset) -> dict[str, Confusion]:
-        """One confusion matrix per model, summed over all processes; rank r of n takes every n-th image."""
+        """One confusion matrix per model, summed over all processes; rank r of n takes every n-th image.
+
+        Raises:
+            Mistake: on every process, when too many samples cannot be read.
+        """
         parallel = dist.is_initialized()
         rank, ranks = (dist.get_rank(), dist.get_world_size()) if parallel else (0, 1)
         counts = {name: Confusion(num_classes=len(self.classes.names)) for name in models}
-        for index in range(rank, len(dataset), ranks):
-            sample = dataset[index]
+        bad: dict[str, str] = {}
+        for sample in readable(dataset, range(rank, len(dataset), ranks), bad, self.named):
             for name, model in models.items():
                 logits = predict(model, sample.image, self.size)
                 counts[name].update(logits[None], sample.labels.to(logits.device).long()[None])
-        if ranks == 1:
-            return counts
-        everybody: list[dict[str, Confusion]] = [{}] * ranks
-        dist.all_gather_object(everybody, counts)
-        return {name: sum((c[name] for c in everybody[1:]), everybody[0][name]) for name in models}
+        everybody = [(counts, bad)] * ranks
+        if parallel:
+            dist.all_gather_object(everybody, (counts, bad))
+        self.bad = {key: why for _, theirs in everybody for key, why in theirs.items()}
+        need_readable("measure", self.bad, len(dataset), self.bad_share)
+        first, *others = [each for each, _ in everybody]
+        return {name: sum((each[name] for each in others), first[name]) for name in models}

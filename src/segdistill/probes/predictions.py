@@ -1,11 +1,13 @@
 """Pictures to look at: a few fixed images, their labels, and what every model makes of them and gets wrong."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import final
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from segdistill.data import readable
 from segdistill.datasets import Dataset
 from segdistill.mistakes import Mistake
 from segdistill.models import Model
@@ -24,7 +26,7 @@ GAP = 8
 
 @final
 class Predictions(Probe):
-    """The same `count` images every time, spread evenly over the split.
+    """The same `count` images every time, spread evenly over the split; for one that cannot be read, the next.
 
     Per image `<key>` it finds a montage `<key>` with captions (above: image, predictions; below: labels, what is wrong
     with each prediction), which also carries the class maps, and the panels one by one: `<key>/image`, `<key>/labels`,
@@ -44,13 +46,12 @@ class Predictions(Probe):
         self.count, self.width = count, width
         self.classes, self.input_size = classes, input_size
         self.palette = classes.palette()
+        self.named: set[str] = set()
 
     def __call__(self, models: Mapping[str, Model], dataset: Dataset) -> Findings:
-        count = min(self.count, len(dataset))
         images: dict[str, Picture] = {}
         shares: list[list[Cell]] = []
-        for place in range(count):
-            sample = dataset[(2 * place + 1) * len(dataset) // (2 * count)]
+        for sample in self._spread(dataset):
             pictures, wrong = self._look(models, sample)
             images |= pictures
             shares.append([sample.key, *(wrong.get(name) for name in models)])
@@ -59,6 +60,20 @@ class Predictions(Probe):
             [(name, "#{:02x}{:02x}{:02x}".format(*colour)) for name, colour in zip(*self.classes, strict=True)],
         )
         return Findings(images=images, tables={"classes": legend, "wrong": Table(("sample", *models), shares)})
+
+    def _spread(self, dataset: Dataset) -> Iterator[Sample]:
+        total, count = len(dataset), min(self.count, len(dataset))
+        tried: set[int] = set()
+
+        def untried(first: int) -> Iterator[int]:
+            for index in (*range(first, total), *range(first)):
+                if index not in tried:
+                    tried.add(index)
+                    yield index
+
+        for place in range(count):
+            indices = untried((2 * place + 1) * total // (2 * count))
+            yield from islice(readable(dataset, indices, {}, self.named), 1)
 
     def _look(self, models: Mapping[str, Model], sample: Sample) -> tuple[dict[str, Picture], dict[str, float]]:
         """The pictures of one sample, and the share of labelled pixels that each model gets wrong (if any is)."""

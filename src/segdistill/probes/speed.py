@@ -30,7 +30,7 @@ class Speed(Probe):
 
     @torch.no_grad()
     def __call__(self, models: Mapping[str, Model], dataset: Dataset) -> Findings:
-        height, width = self.size or dataset[0].labels.shape
+        height, width = self.size or dataset.labels(0).shape
         numbers: dict[str, float] = {"threads": float(torch.get_num_threads())}
         image = torch.zeros(1, 3, height, width).contiguous(memory_format=torch.channels_last)
         seconds: dict[str, list[float]] = {name: [] for name in models}
