@@ -27,7 +27,7 @@ FLOORS = [
     "assemble",
     "probes/* analyses/*",
     (
-        "diagnosis training evaluation analysing planning demonstration make_data checking "
+        "diagnosis training replaying evaluation analysing planning demonstration make_data checking "
         "reporting export shrink profile play testing"
     ),
     "cli __init__ __main__",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from segdistill.planning import plan
     from segdistill.prediction import predict
     from segdistill.recipe import Recipe, read
+    from segdistill.replaying import replay
     from segdistill.reporting import report
     from segdistill.run import Run
     from segdistill.training import train
@@ -31,6 +32,7 @@ _HOMES = {
     "predict": "prediction",
     "Recipe": "recipe",
     "read": "recipe",
+    "replay": "replaying",
     "report": "reporting",
     "Run": "run",
     "train": "training",
@@ -47,6 +49,7 @@ __all__ = [
     "plan",
     "predict",
     "read",
+    "replay",
     "report",
     "train",
 ]

@@ -13,16 +13,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from segdistill.mistakes import Mistake
-from segdistill.run import Run, sha256, sync_folder, write_bytes, write_json
+from segdistill.run import read_json, sha256, sync_folder, write_bytes, write_json, writing
 from segdistill.types import ClassTable
 
-MANIFEST = "MANIFEST.json"
+MANIFEST, TENSORS, FACTS = "MANIFEST.json", "state.safetensors", "state.json"
+"""The files of a checkpoint."""
+OLD = ".old"
+"""Ends the name of a checkpoint while another of the same step takes its place."""
+CARD = "segdistill"
+"""What the header of a weights file holds."""
 
 
 class Card(NamedTuple):
@@ -64,7 +70,9 @@ def save_weights(path: Path, model: nn.Module, card: Card) -> None:
     """One self-describing safetensors file, all of it or nothing; beside it the card as JSON for people."""
     described = {**card._asdict(), "classes": card.classes._asdict()}
     tensors = _apart(model.state_dict())
-    write_bytes(path, save(tensors, metadata={"segdistill": json.dumps(described)}))
+    signed = {**described, "sha256": _digest(tensors, json.dumps(described))}
+    # In one entry: safetensors writes several in an order of its own, and the same network would not be the same file.
+    write_bytes(path, save(tensors, metadata={CARD: json.dumps(signed)}))
     write_json(path.with_suffix(".json"), described)
 
 
@@ -76,79 +84,136 @@ def read_card(path: Path) -> Card:
     """
     if not path.is_file():
         raise Mistake(f"{path}: no such weights file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise Mistake(f"{path}: not a safetensors file, or a truncated one ({error})") from error
-    if "segdistill" not in metadata:
-        raise Mistake(f"{path}: safetensors, but without the card that segdistill writes into its weights")
-    said = json.loads(metadata["segdistill"])
-    classes = ClassTable(tuple(said["classes"]["names"]), tuple(tuple(c) for c in said["classes"]["colours"]))
-    size = tuple(said["size"]) if said["size"] else None
-    return Card(said["kind"], said["parameters"], classes, size, said["step"], said["numbers"])
+    return _signed(path)[0]
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Fill a model built as its card says."""
-    model.load_state_dict(load_file(path))
+    """Fill a model built as its card says.
+
+    Raises:
+        Mistake: the file is not whole, or its tensors are not the model's.
+    """
+    _, said, digest = _signed(path)
+    tensors = load_file(path)
+    if digest != _digest(tensors, said):
+        raise Mistake(f"{path}: damaged: its tensors or its card are not what was written")
+    fit(model, tensors, str(path))
 
 
-def save_state(run: Run, state: State, keep: int) -> Path:
-    """checkpoints/step-N, complete or absent; then the oldest beyond `keep` go."""
-    run.checkpoints.mkdir(parents=True, exist_ok=True)
-    final = run.checkpoints / f"step-{state.step}"
-    temporary = run.checkpoints / f".step-{state.step}.{os.getpid()}"
-    for torn in run.checkpoints.glob(".step-*"):  # of saves that were killed
-        shutil.rmtree(torn)
-    temporary.mkdir()
-    tensors = _apart(state.tensors)
-    write_bytes(temporary / "state.safetensors", save(tensors))
-    write_json(temporary / "state.json", {"step": state.step, **state.facts})
-    digests = {file.name: sha256(file) for file in sorted(temporary.iterdir())}
-    write_json(temporary / MANIFEST, {"step": state.step, "sha256": digests})
-    if final.exists():  # a damaged one that a resume walked past, or the last step's before its probes
-        final.rename(run.checkpoints / f".step-{state.step}.old")
-    temporary.rename(final)
-    sync_folder(run.checkpoints)
-    shutil.rmtree(run.checkpoints / f".step-{state.step}.old", ignore_errors=True)
-    for old in _steps(run)[:-keep]:
-        shutil.rmtree(run.checkpoints / f"step-{old}")
+def _signed(path: Path) -> tuple[Card, str, object]:
+    """The card inside a weights file, as it was written, and the digest over it and the tensors."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: Mapping[str, str] = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise Mistake(f"{path}: not a safetensors file, or a truncated one ({error})") from error
+    if CARD not in metadata:
+        raise Mistake(f"{path}: safetensors, but without the card that segdistill writes into its weights")
+    try:
+        said: dict[str, Any] = json.loads(metadata[CARD])
+        digest = said.pop("sha256", None)
+        return TypeAdapter(Card).validate_python(said), json.dumps(said), digest
+    except (ValueError, AttributeError, RecursionError) as error:  # pydantic's among them
+        raise Mistake(f"{path}: the card inside it is damaged ({str(error).splitlines()[0]})") from error
+
+
+def fit(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Load every tensor of a module.
+
+    Raises:
+        Mistake: one is missing, left over or of another shape.
+    """
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        what = str(error).splitlines()[1].strip()  # the first line says that the lines below it say what
+        raise Mistake(f"{where}: does not fit the network as the recipe has it: {what}") from error
+
+
+def save_state(folder: Path, state: State, keep: int) -> Path:
+    """<folder>/step-N, complete or absent; then the oldest beyond `keep` go.
+
+    Raises:
+        Unwritten: the disk is full, or the folder may not be changed; the checkpoints before are as they were.
+    """
+    final, old = folder / f"step-{state.step}", folder / f"step-{state.step}{OLD}"
+    temporary = folder / f".step-{state.step}.{os.getpid()}"
+    with writing(final):
+        folder.mkdir(parents=True, exist_ok=True)
+        for torn in folder.glob(".step-*"):  # of saves that were killed
+            shutil.rmtree(torn)
+        try:
+            temporary.mkdir()
+            write_bytes(temporary / TENSORS, save(_apart(state.tensors)))
+            write_json(temporary / FACTS, {"step": state.step, **state.facts})
+            digests = {name: sha256(temporary / name) for name in (TENSORS, FACTS)}
+            write_bytes(temporary / MANIFEST, _manifest(state.step, digests))
+            if final.exists():  # a damaged one that a resume walked past, or the last step's before its probes
+                shutil.rmtree(old, ignore_errors=True)
+                final.rename(old)
+            temporary.rename(final)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)  # its space is needed
+            raise
+        sync_folder(folder)
+        shutil.rmtree(old, ignore_errors=True)
+        for place in _folders(folder)[:-keep]:
+            shutil.rmtree(place, ignore_errors=True)
     return final
 
 
-def load_state(run: Run) -> tuple[State, Sequence[str]] | None:
-    """The newest whole checkpoint, and a sentence for each newer one that is damaged; None when there is none."""
+def load_state(folder: Path, step: int | None = None) -> tuple[State, Sequence[str]] | None:
+    """The newest whole checkpoint, and a sentence for each newer one that is damaged; None when there is none.
+
+    Args:
+        step: only that step's.
+
+    Raises:
+        Mistake: there are some, and none is whole.
+    """
     damaged: list[str] = []
-    for step in reversed(_steps(run)):
-        folder = run.checkpoints / f"step-{step}"
-        problem = _damage(folder)
+    for place in reversed(_folders(folder)):
+        if step is not None and int(_step(place)) != step:
+            continue
+        problem = _damage(place)
         if problem is None:
-            facts = json.loads((folder / "state.json").read_text())
-            return State(facts.pop("step"), load_file(folder / "state.safetensors"), facts), damaged
-        damaged.append(f"{folder}: skipped, {problem}")
+            facts = read_json(place / FACTS)
+            return State(facts.pop("step"), load_file(place / TENSORS), facts), damaged
+        damaged.append(f"{place}: skipped, {problem}")
     if damaged:
         raise Mistake("; ".join(damaged) + "; no whole checkpoint is left")
     return None
 
 
-def _steps(run: Run) -> list[int]:
-    folders = [folder.name.removeprefix("step-") for folder in run.checkpoints.glob("step-*")]
-    return sorted(int(step) for step in folders if step.isdecimal())
+def _folders(folder: Path) -> list[Path]:
+    """Oldest first; while a step's checkpoint is being replaced, the one before it has another name."""
+    found = [place for place in folder.glob("step-*") if _step(place).isdecimal()]
+    return sorted(found, key=lambda place: (int(_step(place)), not place.name.endswith(OLD)))
+
+
+def _step(place: Path) -> str:
+    return place.name.removeprefix("step-").removesuffix(OLD)
 
 
 def _damage(folder: Path) -> str | None:
-    manifest = folder / MANIFEST
-    if not manifest.exists():
+    """Why a checkpoint is not what was written; None: it is."""
+    if not (folder / MANIFEST).is_file():
         return f"it has no {MANIFEST}"
+    said = (folder / MANIFEST).read_bytes()
     try:
-        digests: Mapping[str, str] = json.loads(manifest.read_text())["sha256"]
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError):
+        claimed = read_json(folder / MANIFEST).get("sha256")
+    except Mistake:
         return f"its {MANIFEST} is damaged"
-    for name, digest in digests.items():
-        if not (folder / name).exists() or sha256(folder / name) != digest:
-            return f"{name} is damaged"
-    return None
+    found = {name: sha256(folder / name) if (folder / name).is_file() else "" for name in (TENSORS, FACTS)}
+    if isinstance(claimed, dict):
+        for name, digest in found.items():
+            if claimed.get(name) != digest:
+                return f"{name} is damaged"
+    return None if said == _manifest(int(_step(folder)), found) else f"its {MANIFEST} is damaged"
+
+
+def _manifest(step: int, digests: Mapping[str, str]) -> bytes:
+    return json.dumps({"step": step, "sha256": digests}, indent=1).encode()
 
 
 def optimiser_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -202,8 +267,13 @@ def under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def digest(model: nn.Module) -> str:
     """Sixteen hexadecimal digits of a model's parameters and buffers."""
+    return _digest(model.state_dict())[:16]
+
+
+def _digest(tensors: Mapping[str, Tensor], more: str = "") -> str:
     total = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
+    for name, value in sorted(tensors.items()):
         total.update(name.encode())
         total.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()[:16]
+    total.update(more.encode())
+    return total.hexdigest()

@@ -56,7 +56,8 @@ def train(
     try:
         done = work(recipe, run, settings=settings or (), resume=resume, allow_change=allow_change or ())
     except KeyboardInterrupt as interrupt:
-        print(f"\nsegdistill: {interrupt}", file=sys.stderr)
+        said = str(interrupt) or "stopped before the first step; nothing was trained"
+        print(f"\nsegdistill: {said}", file=sys.stderr)
         raise typer.Exit(130) from interrupt
     if os.environ.get("RANK", "0") == "0":
         measured = done.last_findings("measure")
@@ -112,6 +113,24 @@ def evaluate(
         _print(table)
     for name, value in found.numbers.items():
         print(f"{name}: {value:.6g}")
+
+
+@app.command()
+def replay(
+    run: Path,
+    step: Annotated[int | None, typer.Option(help="Which skipped update; default: the first that was kept.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Look again at an update that was skipped because its loss or gradient was not finite."""
+    from segdistill.replaying import replay as work
+
+    found = work(run, step)
+    if as_json:
+        print(json.dumps(_findings(found)))
+        return
+    for table in found.tables.values():
+        _print(table)
+    print(f"{found.numbers['not_finite']:.0f} of {len(found.tables['losses'].rows)} losses are not finite")
 
 
 @app.command()

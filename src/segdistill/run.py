@@ -1,5 +1,6 @@
 """The run directory: training writes it, everything downstream only reads it."""
 
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -8,7 +9,8 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, final
@@ -20,11 +22,22 @@ from segdistill.mistakes import Mistake, nearest
 from segdistill.types import Findings, Picture, Table
 
 
+class Unwritten(OSError):
+    """A file could not be written: one sentence with its path, the system's reason and the room that is left."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        there = next((folder for folder in path.parents if folder.is_dir()), Path())
+        room = shutil.disk_usage(there).free / 1e6
+        super().__init__(f"{path}: cannot be written: {reason} ({room:,.1f} MB are free there)")
+        self.reason = reason
+
+
 @final
 class Run:
     """The files of one training run, by what they mean.
 
-    recipe.yaml, run.json, log.jsonl, checkpoints/step-N/, best/ and last/ (<model>.safetensors), findings/<probe>/N/.
+    recipe.yaml, run.json, log.jsonl, checkpoints/step-N/, best/ and last/ (<model>.safetensors), findings/<probe>/N/;
+    where there was reason: bad_samples.json, skipped.json and skipped/step-N/.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -50,12 +63,30 @@ class Run:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    @property
+    def bad_samples_file(self) -> Path:
+        """Split -> key -> why: the samples that could not be read."""
+        return self.path / "bad_samples.json"
+
+    @property
+    def skipped_file(self) -> Path:
+        """The updates that were not finite: their steps and the keys of their samples."""
+        return self.path / "skipped.json"
+
+    @property
+    def skipped(self) -> Path:
+        """step-N/: the state before such an update, as a checkpoint."""
+        return self.path / "skipped"
+
     def weights(self, model: str, which: str = "best") -> Path:
         """Where a trained network lies: which = best (by validation mIoU) or last."""
         return self.path / which / f"{model}.safetensors"
 
     def exists(self) -> bool:
-        return self.recipe_file.exists()
+        try:
+            return self.recipe_file.exists()
+        except PermissionError as error:
+            raise Mistake(f"{self.path}: cannot be read ({error.strerror})") from error
 
     def begun(self) -> bool:
         """Whether anything was trained here; a folder that only a mistake left behind may be used again."""
@@ -66,21 +97,73 @@ class Run:
         if not self.exists():
             runs = [file.parent.name for file in self.path.parent.glob("*/recipe.yaml")]
             raise Mistake(f"{self.path}: not a run directory (it has no recipe.yaml){nearest(self.name, runs)}")
+        self.refuse_links()
         return self
 
+    def refuse_links(self) -> None:
+        """The mistake of a run directory in which a link leads out: what it names would be read, or deleted."""
+        home = self.path.resolve()
+        for folder, folders, files in os.walk(self.path):
+            for place in (Path(folder, name) for name in (*folders, *files)):
+                if place.is_symlink() and not place.resolve().is_relative_to(home):
+                    raise Mistake(f"{place}: a link that leads out of the run directory; expected a file or folder")
+
+    @contextmanager
+    def held(self) -> Generator[None]:
+        """The run directory for this process alone, as long as it lives; the system lets go of it when it is killed.
+
+        Raises:
+            Mistake: another process trains there, or nothing can be written there.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / ".lock").open("a+")
+        except OSError as error:
+            raise Mistake(f"{self.path}: cannot be written ({error.strerror}); --run names another folder") from error
+        with file:
+            try:  # of the process, not of the file: workers that outlive a killed run for some seconds do not have it
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                raise Mistake(f"{self.path}: another process (pid {file.read(20)}) is training there") from error
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    def sweep(self) -> None:
+        """Remove what writes that were killed have left."""
+        for folder in ("", "best/", "last/", "findings/*/*/"):
+            for torn in self.path.glob(f"{folder}.*.*"):
+                if torn.suffix[1:].isdecimal() and torn.is_file():
+                    torn.unlink()
+
     def info(self) -> dict[str, Any]:
-        """run.json: the command, commit, versions, host, seed and fingerprints."""
-        return json.loads(self.info_file.read_text())
+        """run.json: the command, commit, versions, host, seed and fingerprints.
+
+        Raises:
+            Mistake: it is missing or damaged.
+        """
+        return read_json(self.info_file)
 
     def log(self) -> list[dict[str, float]]:
-        """The lines of log.jsonl, each with its `step`; one that a crash tore, without its end, is left out."""
+        """The lines of log.jsonl, each with its `step`; one that a crash tore, without its end, is left out.
+
+        Raises:
+            Mistake: a line is damaged.
+        """
         if not self.log_file.exists():
             return []
-        return [json.loads(line) for line in self.log_file.read_text().split("\n")[:-1]]
+        lines = self.log_file.read_bytes().split(b"\n")[:-1]
+        return [_logged(self.log_file, number, line) for number, line in enumerate(lines, 1)]
 
-    def truncate_log(self, step: int) -> None:
-        """Forget what was logged after `step`; a resumed run logs it again."""
-        kept = [json.dumps(line) + "\n" for line in self.log() if line["step"] <= step]
+    def log_lines(self) -> int:
+        """How many lines log.jsonl has."""
+        return self.log_file.read_bytes().count(b"\n") if self.log_file.exists() else 0
+
+    def truncate_log(self, step: int, lines: int) -> None:
+        """Forget what was logged after so many lines and found after `step`; a resumed run logs and finds it again."""
+        kept = [json.dumps(line) + "\n" for line in self.log()[:lines]]
         write_text(self.log_file, "".join(kept))
         for folder in (self.path / "findings").glob("*/*"):
             if folder.name.isdecimal() and int(folder.name) > step:
@@ -89,11 +172,12 @@ class Run:
     def write_findings(self, probe: str, step: int, findings: Findings) -> Path:
         """findings/<probe>/<step>/: findings.json and one PNG per picture."""
         folder = self.path / "findings" / probe / f"{step:08d}"
-        folder.mkdir(parents=True, exist_ok=True)
         files: dict[str, str] = {}
-        for name, picture in findings.images.items():
-            files[name] = f"{name.replace('/', '_')}.png"
-            Image.fromarray(picture.pixels).save(folder / files[name])
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, picture in findings.images.items():
+                files[name] = f"{name.replace('/', '_')}.png"
+                Image.fromarray(picture.pixels).save(folder / files[name])
         tables = {
             name: {"columns": list(table.columns), "rows": [list(row) for row in table.rows]}
             for name, table in findings.tables.items()
@@ -116,25 +200,80 @@ class Run:
         return sorted(file.parent for file in (self.path / "findings" / probe).glob("*/findings.json"))
 
 
+def _logged(file: Path, number: int, line: bytes) -> dict[str, float]:
+    try:
+        found = json.loads(line)
+        if isinstance(found["step"], int):
+            return found
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise Mistake(f"{file}: line {number} is damaged; expected the numbers of a step as JSON")
+
+
 def _read_findings(folder: Path) -> Findings:
-    content = json.loads((folder / "findings.json").read_text())
-    images = {
-        name: Picture(np.asarray(Image.open(folder / png).convert("RGB"))) for name, png in content["images"].items()
-    }
-    tables = {name: Table(table["columns"], table["rows"]) for name, table in content["tables"].items()}
-    return Findings(content["numbers"], images, tables)
+    file = folder / "findings.json"
+    content = read_json(file)
+    try:
+        files: dict[str, str] = dict(content["images"])
+        if outside := [name for name in files.values() if Path(name).name != name]:
+            raise Mistake(f"{file}: '{outside[0]}' is no picture of this folder")
+        images = {name: Picture(np.asarray(Image.open(folder / png).convert("RGB"))) for name, png in files.items()}
+        tables = {name: Table(table["columns"], table["rows"]) for name, table in content["tables"].items()}
+        return Findings(dict(content["numbers"]), images, tables)
+    except (OSError, SyntaxError, KeyError, TypeError, AttributeError) as error:
+        raise Mistake(f"{file}: damaged, or one of its pictures is ({error}); training writes findings") from error
+
+
+@contextmanager
+def writing(path: Path) -> Generator[None]:
+    """What the system says while `path` is written, as a sentence.
+
+    Raises:
+        Unwritten: in place of any OSError.
+    """
+    try:
+        yield
+    except Unwritten as error:  # of a part of it
+        raise Unwritten(path, error.reason) from error
+    except OSError as error:
+        raise Unwritten(path, error.strerror or str(error)) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """All of it or nothing: a temporary file, flushed to the disk, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """All of it or nothing: a temporary file, flushed to the disk, then renamed.
+
+    Raises:
+        Unwritten: the disk is full, or what stands there may not be changed; it is as it was before.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object that this program wrote.
+
+    Raises:
+        Mistake: it is missing, damaged, or no object.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf8"))
+    except FileNotFoundError as error:
+        raise Mistake(f"{path}: there is no such file; a run writes it") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise Mistake(f"{path}: damaged or unreadable ({error}); expected JSON") from error
+    if not isinstance(found, dict):
+        raise Mistake(f"{path}: damaged; expected a JSON object")
+    return found
 
 
 def write_text(path: Path, content: str) -> None:
@@ -146,8 +285,12 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def append_json(path: Path, content: Mapping[str, Any]) -> None:
-    """One line more; a line torn by a crash is dropped when a run resumes."""
-    with path.open("a") as file:
+    """One line more; a line torn by a crash or a full disk is dropped when a run resumes.
+
+    Raises:
+        Unwritten: the disk is full, or the file may not be changed.
+    """
+    with writing(path), path.open("a") as file:
         file.write(json.dumps(content) + "\n")
 
 

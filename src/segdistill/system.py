@@ -1,7 +1,7 @@
 """The graph at work: `System` holds what learns (models and edges), `Frozen` what teaches and never learns."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 import torch.nn.functional as F
@@ -100,6 +100,16 @@ def _pool(logits: Tensor, mask: Tensor, stride: int) -> Tensor:
     return pooled / F.avg_pool2d(counts, stride, ceil_mode=True).clamp(min=1 / stride**2)
 
 
+class Memory(NamedTuple):
+    """What a forward pass of a system moves."""
+
+    buffers: list[Tensor]
+    extra: list[tuple[nn.Module, Any]]
+    """Modules with a state that is no buffer, such as a random generator's."""
+    random: Tensor
+    """The state of torch's generator."""
+
+
 @final
 class System(nn.Module):
     """Trainable models and edges: what is wrapped for several processes, optimised and checkpointed."""
@@ -135,6 +145,20 @@ class System(nn.Module):
     def listened_to(self, step: int) -> set[str]:
         """The nodes that somebody learns from in this step."""
         return {self.edge(name).target.node for name in self.acting(step)} - {LABELS}
+
+    def moved_by_looking(self) -> Memory:
+        """A copy of what a forward pass moves though nothing is learned: statistics, memories, random numbers."""
+        own = [module for module in self.modules() if type(module).get_extra_state is not nn.Module.get_extra_state]
+        extra = [(module, module.get_extra_state()) for module in own]
+        return Memory([buffer.clone() for buffer in self.buffers()], extra, torch.get_rng_state())
+
+    def move_back(self, memory: Memory) -> None:
+        """Undo what forward passes have moved since."""
+        for buffer, before in zip(self.buffers(), memory.buffers, strict=True):
+            buffer.copy_(before)
+        for module, state in memory.extra:
+            module.set_extra_state(state)
+        torch.set_rng_state(memory.random)
 
     def forward(self, batch: Batch, references: Mapping[str, Stages], step: int) -> Step:
         """One look at a batch; a model that only teaches in this step is not moved by it, BatchNorm included."""

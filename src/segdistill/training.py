@@ -3,10 +3,11 @@
 import math
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, final
 
@@ -22,6 +23,7 @@ from segdistill import assemble as house
 from segdistill.assemble import Assembly, assemble
 from segdistill.checkpoint import (
     State,
+    fit,
     load_state,
     optimiser_state,
     random_state,
@@ -31,18 +33,20 @@ from segdistill.checkpoint import (
     save_weights,
     under,
 )
-from segdistill.data import to_device, training_batches
+from segdistill.data import need_readable, to_device, training_batches
 from segdistill.gradients import prove
 from segdistill.mistakes import Mistake, nearest
 from segdistill.optim import optimiser, rate, set_rate
 from segdistill.recipe import Recipe, differences, dump, flat, read, take
 from segdistill.run import Run, provenance, write_json, write_text
-from segdistill.system import System
+from segdistill.system import Frozen, System
 from segdistill.track import Tracker
 from segdistill.types import Batch, Findings, Step
 
-MAX_SKIPS = 10
-"""Updates in a row with a non-finite gradient before a run gives up."""
+MAX_SKIPS, SKIPS_WITHIN = 10, 100
+"""So many updates among so many whose loss or gradient is not finite, and a run gives up."""
+KEPT_SKIPS = 2
+"""States before such an update that are kept, for `replay`."""
 
 
 def train(
@@ -76,14 +80,15 @@ def train(
     torch.manual_seed(recipe.seed)
     assembly = assemble(recipe)
     house.probes(assembly.recipe, assembly.classes)
-    if accelerator.is_main_process:
-        _open(directory, assembly, allow_change)
-    accelerator.wait_for_everyone()
-    work = Work(directory, assembly, accelerator)
-    try:
-        work.run()
-    finally:
-        accelerator.end_training()
+    with directory.held() if accelerator.is_main_process else nullcontext():
+        if accelerator.is_main_process:
+            _open(directory, assembly, allow_change, accelerator.num_processes)
+        accelerator.wait_for_everyone()
+        work = Work(directory, assembly, accelerator)
+        try:
+            work.run()
+        finally:
+            accelerator.end_training()
     return directory
 
 
@@ -123,31 +128,64 @@ def _may_rest(recipe: Recipe) -> bool:
     return bool(recipe.phases) or foreign or not set(recipe.trained()) <= at_logits
 
 
-def _open(directory: Run, assembly: Assembly, allow_change: Sequence[str]) -> None:
+def _open(directory: Run, assembly: Assembly, allow_change: Sequence[str], processes: int) -> None:
     """Start the run directory, or see that the one that is resumed is of the same recipe, data and teachers."""
-    info: dict[str, Any] = {**provenance(assembly.recipe.seed), "fingerprints": dict(assembly.fingerprints)}
+    directory.refuse_links()
+    directory.sweep()
+    now = provenance(assembly.recipe.seed)
+    began: dict[str, Any] = {
+        "processes": processes,
+        "classes": list(assembly.classes.names),
+        "fingerprints": dict(assembly.fingerprints),
+    }
+    info: dict[str, Any] = {**now, **began}
     if directory.begun():
-        old = read(directory.recipe_file)
-        changed = differences(old, assembly.recipe)
-        known = {*flat(old), *flat(assembly.recipe), *(f"fingerprints.{name}" for name in assembly.fingerprints)}
-        for allowed in allow_change:
-            if not any(key == allowed or key.startswith(allowed + ".") for key in known):
-                raise Mistake(f"--allow-change {allowed}: the recipe has no such key{nearest(allowed, known)}")
-        for key, (before, after) in changed.items():
-            if not any(key == allowed or key.startswith(allowed + ".") for allowed in allow_change):
-                raise Mistake(f"{key}: the run has {before}, this recipe has {after}; --allow-change {key} permits it")
-        for name, before in directory.info()["fingerprints"].items():
-            after = assembly.fingerprints.get(name)
-            if after != before and f"fingerprints.{name}" not in allow_change:
-                raise Mistake(
-                    f"fingerprints.{name}: the run began with {before}, now it is {after}: other data or another "
-                    f"teacher; --allow-change fingerprints.{name} permits it"
-                )
-        info = {**directory.info(), "fingerprints": info["fingerprints"]}
-        info["resumed"] = [*info.get("resumed", []), provenance(assembly.recipe.seed)["date"]]
-    directory.path.mkdir(parents=True, exist_ok=True)
+        info = directory.info()
+        _refuse_changes(directory, info, assembly, allow_change)
+        for what, before, after in (
+            ("processes", info.get("processes", processes), processes),
+            *((name, info["versions"].get(name), now["versions"][name]) for name in ("torch", "segdistill")),
+        ):
+            if before != after:
+                said = f"{directory.path}: it began with {what} {before} and goes on with {after}"
+                print(f"segdistill: {said}: the same samples in the same order, but not the same bits", file=sys.stderr)
+        info |= began | {"resumed": [*info.get("resumed", []), now["date"]]}
     write_json(directory.info_file, info)
     write_text(directory.recipe_file, dump(assembly.recipe))
+
+
+def _refuse_changes(directory: Run, info: Mapping[str, Any], assembly: Assembly, allow_change: Sequence[str]) -> None:
+    """A run goes on with the recipe, classes, data and teachers that it began with, or with what may differ.
+
+    Raises:
+        Mistake: it names what differs, and how it is permitted.
+    """
+    try:
+        old = read(directory.recipe_file)
+    except Mistake as mistake:
+        raise Mistake(f"{directory.recipe_file}: damaged, or of another version: {mistake}") from mistake
+    known = {*flat(old), *flat(assembly.recipe), "classes", *(f"fingerprints.{name}" for name in assembly.fingerprints)}
+    for allowed in allow_change:
+        if not any(key == allowed or key.startswith(allowed + ".") for key in known):
+            raise Mistake(f"--allow-change {allowed}: the recipe has no such key{nearest(allowed, known)}")
+
+    def permitted(key: str) -> bool:
+        return any(key == allowed or key.startswith(allowed + ".") for allowed in allow_change)
+
+    for key, (before, after) in differences(old, assembly.recipe).items():
+        if not permitted(key):
+            raise Mistake(f"{key}: the run has {before}, this recipe has {after}; --allow-change {key} permits it")
+    names = tuple(info.get("classes", assembly.classes.names))
+    if names != assembly.classes.names and not permitted("classes"):
+        found = house.difference(names, assembly.classes).replace("the weights", "the run")
+        raise Mistake(f"classes: the run began with others than the data: {found}; --allow-change classes permits it")
+    for name, before in info["fingerprints"].items():
+        after = assembly.fingerprints.get(name)
+        if after != before and not permitted(f"fingerprints.{name}"):
+            raise Mistake(
+                f"fingerprints.{name}: the run began with {before}, now it is {after}: other data or another "
+                f"teacher; --allow-change fingerprints.{name} permits it"
+            )
 
 
 @final
@@ -162,6 +200,8 @@ class Work:
         self.optimizer: Optimizer = optimiser(self.system, self.recipe.optim)
         self.best: dict[str, float] = {}
         self.skipped: list[dict[str, Any]] = []
+        self.bad: dict[str, str] = {}
+        """Samples of the training split that could not be read, and why."""
         self.random: dict[str, Tensor] = {}
         self.numbers: dict[str, dict[str, float]] = {}
         self.start = self.restore()
@@ -182,9 +222,7 @@ class Work:
         recipe, steps = self.recipe, self.recipe.steps
         if self.start > steps:
             raise Mistake(f"steps: the run has done {self.start} already, this recipe has {steps}")
-        if self.start == steps and all(
-            self.directory.weights(name, "last").exists() for name in self.assembly.models()
-        ):
+        if self.directory.info().get("finished") == steps:
             return
         self.tracker = self._tracker() if self.accelerator.is_main_process else None
         split = recipe.optim.accumulate
@@ -207,14 +245,14 @@ class Work:
                     fed = [to_device(next(batches), self.accelerator.device) for _ in range(split)]
                     self.check(fed[0], step)
                     result = self.update(fed, step)
-                    self.frozen.follow(dict(self.system.models), step)
+                    if result is not None:
+                        self.frozen.follow(dict(self.system.models), step)
                     self.watch(step + 1, result)
-                    if self._anyone(patience.asked):
-                        self.save(step + 1)
-                        raise KeyboardInterrupt(f"stopped after step {step + 1}; --resume goes on from there")
+                    self.attend(step + 1, fed, patience.asked)
                 self.conclude(steps)
             finally:
-                self._count_seconds()
+                with suppress(OSError):  # a full disk has no room for this either, and the reason is what counts
+                    self._count_seconds()
 
     def check(self, batch: Batch, step: int) -> None:
         """An edge must move something with the first batch that has pixels for it, on any process.
@@ -233,10 +271,11 @@ class Work:
                     if name in self.unproven:
                         raise Mistake(sentence)
 
-    def update(self, batches: list[Batch], step: int) -> Step:
-        """One optimiser step; a gradient that is not finite changes nothing, BatchNorm statistics included."""
+    def update(self, batches: list[Batch], step: int) -> Step | None:
+        """One optimiser step. When the loss or the gradient is not finite on any process nothing changes: not the
+        weights, nor BatchNorm's statistics, nor the random numbers; then there is no result."""
         wanted = self.system.listened_to(step)
-        buffers = [buffer.clone() for buffer in self.system.buffers()]
+        before = self.system.moved_by_looking()
         parts: list[Step] = []
         for number, batch in enumerate(batches, 1):
             with self.accelerator.autocast():
@@ -247,28 +286,32 @@ class Work:
         limit = self.recipe.optim.clip or math.inf
         norm = self.accelerator.clip_grad_norm_(self.system.parameters(), limit)
         assert isinstance(norm, Tensor)
-        # The one wait for the device in a step: ranks share the averaged gradient, so they decide alike.
-        finite = bool(norm.isfinite())
-        if finite or self.accelerator.scaler is not None:  # fp16's scaler skips by itself, and has to see it to adapt
+        loss = torch.stack([part.loss.detach() for part in parts]).mean()
+        sane = loss.isfinite().float()
+        if self.accelerator.num_processes > 1:  # the gradient is everybody's, the loss each one's own
+            dist.all_reduce(sane, dist.ReduceOp.MIN)
+        finite = bool(norm.isfinite() & (sane > 0))  # the one wait for the device in a step
+        if finite or (sane > 0 and self.accelerator.scaler is not None):  # fp16's scaler skips by itself, and adapts
             self.optimizer.step()
-        if not finite:
-            for buffer, before in zip(self.system.buffers(), buffers, strict=True):
-                buffer.copy_(before)
-            self._skip(step, gather_object([key for batch in batches for key in batch.keys]), float(norm))
         self.optimizer.zero_grad()
+        if not finite:
+            self.system.move_back(before)
+            self._skip(step, [list(batch.keys) for batch in batches], float(loss), float(norm))
+            return None
         if self.accelerator.num_processes > 1:  # BatchNorm: every process goes on with the first one's statistics
             for buffer in self.system.models.buffers():
                 dist.broadcast(buffer, 0)
         self._gather("gradient_norm", norm)
         losses = {name: torch.stack([part.losses[name].detach() for part in parts]).mean() for name in parts[0].losses}
-        return Step(torch.stack([part.loss.detach() for part in parts]).mean(), losses)
+        return Step(loss, losses)
 
-    def watch(self, step: int, result: Step) -> None:
+    def watch(self, step: int, result: Step | None) -> None:
         """After `step` updates: log, probe, checkpoint; each knows its own `every`."""
         recipe = self.recipe
-        self._gather("loss", result.loss)
-        for name, value in result.losses.items():
-            self._gather(f"loss/{name}", value)
+        if result is not None:
+            self._gather("loss", result.loss)
+            for name, value in result.losses.items():
+                self._gather(f"loss/{name}", value)
         if step % recipe.log.every == 0 or step == recipe.steps:
             self._log(step)
         begin = time.perf_counter()
@@ -280,6 +323,42 @@ class Work:
             self.save(step)
         self.away += time.perf_counter() - begin
 
+    def attend(self, step: int, fed: Sequence[Batch], asked: bool) -> None:
+        """What any process met during the step, and all of them heed alike: bad samples, and the wish to stop.
+
+        Raises:
+            KeyboardInterrupt: somebody asked to stop; the checkpoint is written.
+            Mistake: more of the training split cannot be read than the recipe allows.
+        """
+        bad = {key: why for batch in fed for key, why in batch.bad.items() if key not in self.bad}
+        stop, found = asked, bool(bad)
+        if self.accelerator.num_processes > 1:
+            news = torch.tensor([float(stop), float(found)], device=self.accelerator.device)
+            dist.all_reduce(news)
+            stop, found = (count > 0 for count in news.tolist())
+        if found:
+            everybody: list[dict[str, str]] = gather_object([bad])
+            fresh = {key: why for one in everybody for key, why in one.items()}
+            self.bad = dict(sorted((self.bad | fresh).items()))
+            self._tell_bad(fresh)
+        if stop:
+            self.save(step)
+            raise KeyboardInterrupt(f"stopped after step {step}; --resume goes on from there")
+
+    def _tell_bad(self, fresh: Mapping[str, str]) -> None:
+        aside = self.assembly.set_aside["train"]
+        if self.accelerator.is_main_process:
+            for key, why in fresh.items():
+                print(f"segdistill: train: another sample takes the place of {key}: {why}", file=sys.stderr)
+            self._write_bad()
+        need_readable(
+            "data: train", {**aside, **self.bad}, len(self.assembly.train) + len(aside), self.recipe.data.bad_share
+        )
+
+    def _write_bad(self) -> None:
+        aside = self.assembly.set_aside
+        write_json(self.directory.bad_samples_file, {**aside, "train": {**aside["train"], **self.bad}})
+
     def conclude(self, step: int) -> None:
         """After the last step, whose checkpoint is written: every probe once more, and the last weights."""
         for name in self.probes:
@@ -288,6 +367,8 @@ class Work:
             for which in ("last",) if model in self.best else ("best", "last"):
                 self.keep(model, which, step)
         self.save(step)
+        if self.accelerator.is_main_process:
+            write_json(self.directory.info_file, self.directory.info() | {"finished": step})
 
     def probe(self, name: str, step: int) -> None:
         """Let a probe look at the models; a better mIoU keeps the weights."""
@@ -314,53 +395,55 @@ class Work:
 
     def save(self, step: int) -> None:
         if self.accelerator.is_main_process:
-            tensors, facts = optimiser_state(self.optimizer)
-            named = {f"system/{k}": v for k, v in self.system.state_dict().items()}
-            for name in self.frozen.following:
-                named |= {f"follow/{name}/{k}": v for k, v in self.frozen.models[name].state_dict().items()}
-            named |= {f"optimizer/{k}": v for k, v in tensors.items()}
-            named |= {f"random/{k}": v for k, v in random_state().items()}
-            scaler = self.accelerator.scaler
-            state = {"optimizer": facts, "best": self.best, "skipped": self.skipped}
-            state["scaler"] = scaler.state_dict() if scaler is not None else {}
-            save_state(self.directory, State(step, named, state), self.recipe.checkpoint.keep)
+            save_state(self.directory.checkpoints, self.state(step), self.recipe.checkpoint.keep)
         self.accelerator.wait_for_everyone()
+
+    def state(self, step: int) -> State:
+        """Everything that a run goes on from, after `step` updates."""
+        tensors, facts = optimiser_state(self.optimizer)
+        named = {f"system/{k}": v for k, v in self.system.state_dict().items()}
+        for name in self.frozen.following:
+            named |= {f"follow/{name}/{k}": v for k, v in self.frozen.models[name].state_dict().items()}
+        named |= {f"optimizer/{k}": v for k, v in tensors.items()}
+        named |= {f"random/{k}": v for k, v in random_state().items()}
+        scaler = self.accelerator.scaler
+        more: dict[str, Any] = {
+            "optimizer": facts,
+            "best": self.best,
+            "skipped": self.skipped,
+            "bad": self.bad,
+            "log_lines": self.directory.log_lines(),
+            "scaler": scaler.state_dict() if scaler is not None else {},
+        }
+        return State(step, named, more)
 
     def restore(self) -> int:
         """The step to go on from."""
-        found = load_state(self.directory)
-        if found is None:
-            if self.accelerator.is_main_process:
-                self.directory.truncate_log(0)
-            return 0
-        state, damaged = found
+        found = load_state(self.directory.checkpoints)
         if self.accelerator.is_main_process:
-            for sentence in damaged:
-                print(sentence, flush=True)
-            self.directory.truncate_log(state.step)
-        self.system.load_state_dict(under(state.tensors, "system/"))
-        for name in self.frozen.following:
-            self.frozen.models[name].load_state_dict(under(state.tensors, f"follow/{name}/"))
-        restore_optimiser(self.optimizer, under(state.tensors, "optimizer/"), state.facts["optimizer"])
-        self.random = under(state.tensors, "random/")
-        self.best, self.skipped = dict(state.facts["best"]), list(state.facts["skipped"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state.facts["scaler"])
-        return state.step
+            step, lines = (found[0].step, found[0].facts["log_lines"]) if found else (0, 0)
+            self.directory.truncate_log(step, lines)
+        if found is not None:
+            state, damaged = found
+            if self.accelerator.is_main_process:
+                for sentence in damaged:
+                    print(f"segdistill: {sentence}", file=sys.stderr)
+            fill(self.system, self.frozen, state, str(self.directory.checkpoints))
+            restore_optimiser(self.optimizer, under(state.tensors, "optimizer/"), state.facts["optimizer"])
+            self.random = under(state.tensors, "random/")
+            self.best, self.skipped = dict(state.facts["best"]), list(state.facts["skipped"])
+            self.bad = dict(state.facts["bad"])
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(state.facts["scaler"])
+        if self.accelerator.is_main_process and (self.bad or any(self.assembly.set_aside.values())):
+            self._write_bad()
+        return found[0].step if found else 0
 
     def _count_seconds(self) -> None:
         if self.accelerator.is_main_process:
             info = self.directory.info()
             info["seconds"] = info.get("seconds", 0.0) + time.perf_counter() - self.began
             write_json(self.directory.info_file, info)
-
-    def _anyone(self, asked: bool) -> bool:
-        """Whether any process was asked to stop; they stop together."""
-        if self.accelerator.num_processes == 1:
-            return asked
-        said = torch.tensor(float(asked), device=self.accelerator.device)
-        dist.all_reduce(said)
-        return bool(said > 0)
 
     def _tracker(self) -> Tracker:
         recipe = self.recipe
@@ -392,16 +475,38 @@ class Work:
             numbers["seconds_per_step"] = seconds
             self.tracker.log(step, numbers)
 
-    def _skip(self, step: int, keys: list[str], norm: float) -> None:
-        self.skipped.append({"step": step, "keys": keys, "gradient_norm": str(norm)})
-        recent = self.skipped[-MAX_SKIPS:]
+    def _skip(self, step: int, keys: list[list[str]], loss: float, norm: float) -> None:
+        """Name the samples of an update that was not made, keep the state before it, and count.
+
+        Raises:
+            FloatingPointError: there were too many.
+        """
+        everybody: list[tuple[list[list[str]], str]] = gather_object([(keys, str(loss))])
+        said = {"keys": [keys for keys, _ in everybody], "loss": [loss for _, loss in everybody]}
+        self.skipped.append({"step": step, **said, "gradient_norm": str(norm)})
+        recent = [skip for skip in self.skipped if skip["step"] > step - SKIPS_WITHIN]
         if self.accelerator.is_main_process:
-            write_json(self.directory.path / "skipped.json", {"skipped": self.skipped})
-        if len(recent) == MAX_SKIPS and recent[0]["step"] == step - MAX_SKIPS + 1:
+            if len(recent) <= KEPT_SKIPS:
+                save_state(self.directory.skipped, self.state(step), KEPT_SKIPS)
+            write_json(self.directory.skipped_file, {"skipped": self.skipped})
+            told = f"step {step}: not finite (loss {loss}, gradient norm {norm}), nothing changed; skipped.json names"
+            print(f"segdistill: {told} the samples, `segdistill replay {self.directory.path}` looks", file=sys.stderr)
+        if len(recent) >= MAX_SKIPS:
             raise FloatingPointError(
-                f"step {step}: the gradient was not finite in {MAX_SKIPS} updates in a row (norm {norm}); the weights "
-                f"are those before the first; skipped.json names the samples; a smaller optim.lr or optim.clip may help"
+                f"step {step}: {len(recent)} of the last {SKIPS_WITHIN} updates were not finite; the last checkpoint "
+                f"is good, {self.directory.skipped_file} names the samples; a smaller optim.lr or optim.clip may help"
             )
+
+
+def fill(system: System, frozen: Frozen, state: State, where: str) -> None:
+    """What learns and what follows, as they were.
+
+    Raises:
+        Mistake: the state is of other networks or edges.
+    """
+    fit(system, under(state.tensors, "system/"), where)
+    for name in frozen.following:
+        fit(frozen.models[name], under(state.tensors, f"follow/{name}/"), where)
 
 
 def micro_batch(recipe: Recipe, processes: int) -> int:
@@ -417,25 +522,28 @@ def micro_batch(recipe: Recipe, processes: int) -> int:
 
 @final
 class _Patience:
-    """Ctrl-C asks to stop after the step at hand; a second one stops at once, and the last checkpoint counts."""
+    """Ctrl-C or SIGTERM asks to stop after the step at hand; a second Ctrl-C stops at once, and the last checkpoint
+    counts. (A launcher passes a Ctrl-C on, so that it comes twice: what comes within a second is one.)"""
 
     def __init__(self) -> None:
         self.asked = False
+        self.when = math.inf
 
     def __enter__(self) -> "_Patience":
         self.in_charge = threading.current_thread() is threading.main_thread()
         if self.in_charge:
-            self.before = signal.signal(signal.SIGINT, self._hear)
+            self.before = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *error: object) -> None:
         if self.in_charge:
-            signal.signal(signal.SIGINT, self.before)
+            for number, handler in self.before.items():
+                signal.signal(number, handler)
 
     def _hear(self, number: int, frame: object) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
+        if self.asked and number == signal.SIGINT and time.monotonic() > self.when + 1:
+            raise KeyboardInterrupt("stopped at once; --resume goes on from the last checkpoint")
+        self.asked, self.when = True, min(self.when, time.monotonic())
 
 
 def under_name(numbers: Mapping[str, float], model: str) -> dict[str, float]:
