@@ -197,6 +197,8 @@ class Work:
         self.recipe = assembly.recipe
         self.system: System = assembly.system.to(accelerator.device)
         self.frozen = assembly.frozen.to(accelerator.device)
+        for cache in assembly.caches.values():
+            cache.build(accelerator.device)
         self.optimizer: Optimizer = optimiser(self.system, self.recipe.optim)
         self.best: dict[str, float] = {}
         self.skipped: list[dict[str, Any]] = []
@@ -279,7 +281,7 @@ class Work:
         parts: list[Step] = []
         for number, batch in enumerate(batches, 1):
             with self.accelerator.autocast():
-                references = self.frozen(batch.image, wanted)
+                references = self.frozen(batch, wanted)
             with self.accelerator.no_sync(self.caller) if number < len(batches) else nullcontext():
                 parts.append(self.caller(batch, references, step))
                 self.accelerator.backward(parts[-1].loss / len(batches))
@@ -360,13 +362,15 @@ class Work:
         write_json(self.directory.bad_samples_file, {**aside, "train": {**aside["train"], **self.bad}})
 
     def conclude(self, step: int) -> None:
-        """After the last step, whose checkpoint is written: every probe once more, and the last weights."""
+        """After the last step, whose checkpoint is written: every probe once more, and the last weights. When it is
+        interrupted it is done again, so the checkpoint that it writes does not know of what it logs."""
+        lines = self.directory.log_lines()
         for name in self.probes:
             self.probe(name, step)
         for model in self.assembly.models() if self.accelerator.is_main_process else ():
             for which in ("last",) if model in self.best else ("best", "last"):
                 self.keep(model, which, step)
-        self.save(step)
+        self.save(step, lines)
         if self.accelerator.is_main_process:
             write_json(self.directory.info_file, self.directory.info() | {"finished": step})
 
@@ -393,13 +397,14 @@ class Work:
         card = self.assembly.card(model, step, self.numbers.get(model, {}))
         save_weights(self.directory.weights(model, which), self.assembly.models()[model], card)
 
-    def save(self, step: int) -> None:
+    def save(self, step: int, log_lines: int | None = None) -> None:
         if self.accelerator.is_main_process:
-            save_state(self.directory.checkpoints, self.state(step), self.recipe.checkpoint.keep)
+            state = self.state(step, self.directory.log_lines() if log_lines is None else log_lines)
+            save_state(self.directory.checkpoints, state, self.recipe.checkpoint.keep)
         self.accelerator.wait_for_everyone()
 
-    def state(self, step: int) -> State:
-        """Everything that a run goes on from, after `step` updates."""
+    def state(self, step: int, log_lines: int = 0) -> State:
+        """Everything that a run goes on from, after `step` updates and so many lines of the log."""
         tensors, facts = optimiser_state(self.optimizer)
         named = {f"system/{k}": v for k, v in self.system.state_dict().items()}
         for name in self.frozen.following:
@@ -412,7 +417,7 @@ class Work:
             "best": self.best,
             "skipped": self.skipped,
             "bad": self.bad,
-            "log_lines": self.directory.log_lines(),
+            "log_lines": log_lines,
             "scaler": scaler.state_dict() if scaler is not None else {},
         }
         return State(step, named, more)
@@ -422,7 +427,8 @@ class Work:
         found = load_state(self.directory.checkpoints)
         if self.accelerator.is_main_process:
             step, lines = (found[0].step, found[0].facts["log_lines"]) if found else (0, 0)
-            self.directory.truncate_log(step, lines)
+            if found is None or self.directory.info().get("finished") != step:
+                self.directory.truncate_log(step, lines)
         if found is not None:
             state, damaged = found
             if self.accelerator.is_main_process:
