@@ -30,6 +30,7 @@ from segdistill.run import Run
 CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.truncate", "shutil.rmtree"}
 """Events of what exists; files are opened and folders made beside them."""
 PATIENCE = 120.0
+ENDED = "ended before"
 
 
 class Moment(NamedTuple):
@@ -79,13 +80,18 @@ def of_files(home: Path, recipe: Path, ranks: int, files: int) -> Iterator[Any]:
 def of_moments(
     home: Path, recipe: Path, ranks: int, calls: int, seconds: float, seed: int, count: int
 ) -> Iterator[Any]:
-    """Runs that are killed twice each: at a random call of our code, and at a random time."""
+    """Runs that are killed at a random call of our code and again at a random time, until `count` kills were made."""
     dice = random.Random(seed)
+    kills = 0
     for _ in range(count):
+        if kills >= count:
+            return
         run = home / "killed"
         shutil.rmtree(run, ignore_errors=True)
-        moments = [Moment(call=dice.randrange(1, calls)), Moment(seconds=dice.uniform(0.3, 0.9) * seconds)]
-        yield kill_and_resume(recipe, run, ranks, moments, home / "straight")
+        moments = [Moment(call=dice.randrange(1, calls)), Moment(seconds=dice.uniform(0.2, 0.8) * seconds)]
+        told = kill_and_resume(recipe, run, ranks, moments, home / "straight")
+        kills += sum(place != ENDED for place in told["killed"])
+        yield told
 
 
 def kill_and_resume(recipe: Path, run: Path, ranks: int, moments: list[Moment], straight: Path) -> dict[str, Any]:
@@ -93,7 +99,7 @@ def kill_and_resume(recipe: Path, run: Path, ranks: int, moments: list[Moment], 
     newest = -1
     for moment in moments:
         died = attempt(recipe, run, ranks, moment)
-        places.append("ended before" if died.done else f"{moment}: {' '.join(died.said) or 'anywhere'}")
+        places.append(ENDED if died.done else f"{moment}: {' '.join(died.said) or 'anywhere'}")
         found = load_state(run / "checkpoints")  # the last good checkpoint always loads
         step = found[0].step if found else -1
         if step < newest:
@@ -142,7 +148,8 @@ def attempt(recipe: Path, run: Path, ranks: int, moment: Moment) -> Died:
             continue
     for child in alive:
         os.waitpid(child, 0)
-    said = os.read(readers[victim], 10_000).decode().split()
+    told = [os.read(reader, 10_000).decode().split() for reader in readers]
+    said = min(told, key=lambda counts: int(counts[1])) if done else told[victim]
     for reader in readers:
         os.close(reader)
     return Died(done, said, time.monotonic() - began)
@@ -207,7 +214,7 @@ def content(file: Path) -> object:
         return True
     if file.name == "log.jsonl":
         run = Run(file.parent)
-        return [{k: v for k, v in line.items() if k != "seconds_per_step"} for line in run.log()]
+        return [{k: v for k, v in line.items() if not k.startswith("seconds")} for line in run.log()]
     return file.read_bytes()
 
 

@@ -1,7 +1,8 @@
 """Where a run's numbers go while it trains: the run directory, the terminal, and Weights & Biases when it is wanted.
 
-Names of numbers: `loss` (the total), `loss/<edge>`, `learning_rate`, `gradient_norm`, `seconds_per_step`, and from
-probes `<probe>/<name>`, as in `measure/student/mean_iou`.
+Names of numbers: `loss` (the total), `loss/<edge>`, `learning_rate`, `gradient_norm`, `seconds_per_step` and of it
+`seconds/<data, teacher, student, backward, optimiser, other>`, and from probes `<probe>/<name>`, as in
+`measure/student/mean_iou`.
 """
 
 import importlib.util

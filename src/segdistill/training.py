@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from segdistill import assemble as house
+from segdistill.allocator import keep_memory
 from segdistill.assemble import Assembly, assemble
 from segdistill.checkpoint import (
     State,
@@ -40,6 +41,7 @@ from segdistill.optim import optimiser, rate, set_rate
 from segdistill.recipe import Recipe, differences, dump, flat, read, take
 from segdistill.run import Run, provenance, write_json, write_text
 from segdistill.system import Frozen, System
+from segdistill.timing import Stopwatch
 from segdistill.track import Tracker
 from segdistill.types import Batch, Findings, Step
 
@@ -110,6 +112,8 @@ def accelerate(recipe: Recipe) -> Accelerator:
     # It remembers the precision of the process's first run and refuses another.
     AcceleratorState._reset_state()  # pyright: ignore[reportPrivateUsage]
     accelerator = Accelerator(cpu=cpu, mixed_precision=precision, kwargs_handlers=[unused])
+    if cpu:
+        keep_memory()
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     if asked != accelerator.num_processes:
         raise Mistake(f"launched with WORLD_SIZE={asked}, but {accelerator.num_processes} processes run; use torchrun")
@@ -213,6 +217,7 @@ class Work:
         self.tracker: Tracker | None = None
         self.probes = house.probes(self.recipe, assembly.classes)
         self.window: dict[str, tuple[Tensor, int]] = {}
+        self.stopwatch = Stopwatch(accelerator.device)
         self.began = time.perf_counter()
         self.clock = (self.began, self.start)
         self.away = 0.0
@@ -244,7 +249,8 @@ class Work:
             try:
                 for step in range(self.start, steps):
                     set_rate(self.optimizer, rate(recipe.optim, step, steps))
-                    fed = [to_device(next(batches), self.accelerator.device) for _ in range(split)]
+                    with self.stopwatch.part("data"):
+                        fed = [to_device(next(batches), self.accelerator.device) for _ in range(split)]
                     self.check(fed[0], step)
                     result = self.update(fed, step)
                     if result is not None:
@@ -280,11 +286,28 @@ class Work:
         before = self.system.moved_by_looking()
         parts: list[Step] = []
         for number, batch in enumerate(batches, 1):
-            with self.accelerator.autocast():
+            with self.stopwatch.part("teacher"), self.accelerator.autocast():
                 references = self.frozen(batch, wanted)
             with self.accelerator.no_sync(self.caller) if number < len(batches) else nullcontext():
-                parts.append(self.caller(batch, references, step))
-                self.accelerator.backward(parts[-1].loss / len(batches))
+                with self.stopwatch.part("student"):
+                    parts.append(self.caller(batch, references, step))
+                with self.stopwatch.part("backward"):
+                    self.accelerator.backward(parts[-1].loss / len(batches))
+        with self.stopwatch.part("optimiser"):
+            loss, norm, finite = self._step(parts)
+        if not finite:
+            self.system.move_back(before)
+            self._skip(step, [list(batch.keys) for batch in batches], float(loss), float(norm))
+            return None
+        if self.accelerator.num_processes > 1:  # BatchNorm: every process goes on with the first one's statistics
+            for buffer in self.system.models.buffers():
+                dist.broadcast(buffer, 0)
+        self._gather("gradient_norm", norm)
+        losses = {name: torch.stack([part.losses[name].detach() for part in parts]).mean() for name in parts[0].losses}
+        return Step(loss, losses)
+
+    def _step(self, parts: Sequence[Step]) -> tuple[Tensor, Tensor, bool]:
+        """The optimiser's, if loss and gradient are finite everywhere: the loss, the gradient's norm, and whether."""
         limit = self.recipe.optim.clip or math.inf
         norm = self.accelerator.clip_grad_norm_(self.system.parameters(), limit)
         assert isinstance(norm, Tensor)
@@ -296,16 +319,7 @@ class Work:
         if finite or (sane > 0 and self.accelerator.scaler is not None):  # fp16's scaler skips by itself, and adapts
             self.optimizer.step()
         self.optimizer.zero_grad()
-        if not finite:
-            self.system.move_back(before)
-            self._skip(step, [list(batch.keys) for batch in batches], float(loss), float(norm))
-            return None
-        if self.accelerator.num_processes > 1:  # BatchNorm: every process goes on with the first one's statistics
-            for buffer in self.system.models.buffers():
-                dist.broadcast(buffer, 0)
-        self._gather("gradient_norm", norm)
-        losses = {name: torch.stack([part.losses[name].detach() for part in parts]).mean() for name in parts[0].losses}
-        return Step(loss, losses)
+        return loss, norm, finite
 
     def watch(self, step: int, result: Step | None) -> None:
         """After `step` updates: log, probe, checkpoint; each knows its own `every`."""
@@ -479,6 +493,9 @@ class Work:
             numbers = {name: float(value) for name, value in means.items()}  # pyright: ignore[reportArgumentType]
             numbers["learning_rate"] = rate(self.recipe.optim, step - 1, self.recipe.steps)
             numbers["seconds_per_step"] = seconds
+            parts = {name: total / count for name, total in self.stopwatch.read().items()}
+            numbers |= {f"seconds/{name}": value for name, value in parts.items()}
+            numbers["seconds/other"] = seconds - sum(parts.values())
             self.tracker.log(step, numbers)
 
     def _skip(self, step: int, keys: list[list[str]], loss: float, norm: float) -> None:
