@@ -390,7 +390,7 @@ def test_the_cache_lies_where_the_system_wants_it(monkeypatch: pytest.MonkeyPatc
     [
         ({"kind": "rare"}, "data.sampling: .*'uniform', 'rare_class', 'class_uniform'"),
         ({"share": 0.5}, "data.sampling: .*'kind'"),
-        ({"kind": "rare_class", "share": 1.5}, r"data.sampling.rare_class.share: .* less than or equal to 1, got 1.5"),
+        ({"kind": "rare_class", "share": 1.5}, r"data.sampling.share: .* less than or equal to 1, got 1.5"),
         ({"kind": "rare_class", "share": 0}, "greater than 0"),
         ({"kind": "rare_class", "temperature": 0}, "greater than 0"),
         ({"kind": "rare_class", "min_share": 1.0}, "less than 1"),

@@ -17,6 +17,7 @@ from segdistill.checkpoint import Card, digest, load_weights, read_card
 from segdistill.class_map import Groups, Translation, groups
 from segdistill.data import Cached, PixelCounts, count_pixels, crop_size, need_readable, unreadable
 from segdistill.datasets import Dataset
+from segdistill.decoded import Decoded
 from segdistill.labels import CLASS_MAPS, TABLES
 from segdistill.losses import Loss
 from segdistill.mistakes import Mistake, nearest, one_of
@@ -25,6 +26,7 @@ from segdistill.quarantine import without
 from segdistill.recipe import LABELS, DataSpec, LossSpec, ModelSpec, ProbeSpec, Recipe
 from segdistill.run import Run
 from segdistill.system import Edge, Following, Frozen, Phase, System, Tap
+from segdistill.teacher_cache import TeacherCache
 from segdistill.types import ClassTable, Stage
 
 T = TypeVar("T")
@@ -49,6 +51,8 @@ class Assembly(NamedTuple):
     """Of the data splits and of every teacher."""
     set_aside: Mapping[str, Mapping[str, str]]
     """Of `train` and `val`: key -> why, of the samples that cannot be read and are left out."""
+    caches: Mapping[str, TeacherCache]
+    """Of the teachers that answer from one; who trains builds them."""
 
     @property
     def classes(self) -> ClassTable:
@@ -94,7 +98,9 @@ def assemble(recipe: Recipe) -> Assembly:
     ends = {name: _ends(name, spec, models, maps, len(classes.names)) for name, spec in recipe.losses.items()}
     for name, spec in recipe.losses.items():  # bad parameters are a mistake before the data are read
         _loss(name, spec, ends[name], recipe, PixelCounts(np.ones((1, len(classes.names)), np.int64)))
-    if recipe.data.cache:
+    if recipe.data.cache == "disk":
+        train, val = Decoded(train, recipe.data.train), Decoded(val, recipe.data.validate_on)
+    elif recipe.data.cache:
         train, val = Cached(train), Cached(val)
     set_aside: dict[str, Mapping[str, str]] = {}
     train, set_aside["train"] = _set_aside(train, recipe.data.train, recipe.data.bad_share)
@@ -105,17 +111,19 @@ def assemble(recipe: Recipe) -> Assembly:
         for name, spec in recipe.losses.items()
     }
     trained = recipe.trained()
-    frozen = Frozen({n: m for n, m in models.items() if n not in trained}, following)
+    digests = {name: digest(model) for name, model in models.items() if name not in (*trained, *following)}
+    caches = _caches(recipe, models, digests, train, ends)
+    frozen = Frozen({n: m for n, m in models.items() if n not in trained}, following, caches)
     system = System({n: models[n] for n in trained}, edges, _phases(recipe, len(train)))
     _need_whole_cells(recipe, ends, crop_size(train, recipe.data))
-    prints = {"train": train.fingerprint(), "val": val.fingerprint()}
-    prints |= {name: digest(model) for name, model in frozen.models.items() if name not in following}
-    return Assembly(recipe, system, frozen, train, val, counts.class_pixels, connections, maps, prints, set_aside)
+    prints = {"train": train.fingerprint(), "val": val.fingerprint(), **digests}
+    pixels = counts.class_pixels
+    return Assembly(recipe, system, frozen, train, val, pixels, connections, maps, prints, set_aside, caches)
 
 
 def resolve(recipe: Recipe) -> Recipe:
     """The recipe with every part's parameters checked and every default filled in; reads no data."""
-    also = [name for name in DataSpec.model_fields if name != "kind"]
+    also = DataSpec.model_fields
     data = _complete(recipe.data, "datasets", recipe.data.kind, "data", also)
     for shelf, names in (("models", recipe.models), ("losses", recipe.losses)):
         for name in names:
@@ -426,6 +434,26 @@ def _edge(
         adapter=adapter,
         translation=Translation(ends.groups) if ends.groups is not None else None,
     )
+
+
+def _caches(
+    recipe: Recipe,
+    models: Mapping[str, Model],
+    digests: Mapping[str, str],
+    train: Dataset,
+    ends: Mapping[str, _Ends],
+) -> dict[str, TeacherCache]:
+    """Of the teachers whose answers are to be kept: the stages that some edge learns from."""
+    caches: dict[str, TeacherCache] = {}
+    for name, spec in recipe.models.items():
+        if spec.cache is not None:
+            taps = [end.target for end in ends.values() if end.target.node == name]
+            stages = {stage: models[name].stages[stage] for tap in taps for stage in tap.stages}
+            identity = (digests[name], spec.kind, sorted(spec.parameters.items()))
+            where = f"models.{name}.cache"
+            model = models[name].eval().requires_grad_(False)
+            caches[name] = TeacherCache(where, model, identity, train, recipe.data.size, stages, spec.cache)
+    return caches
 
 
 def _loss(name: str, spec: LossSpec, ends: _Ends, recipe: Recipe, counts: PixelCounts) -> Loss:

@@ -113,7 +113,7 @@ def _signed(path: Path) -> tuple[Card, str, object]:
         said: dict[str, Any] = json.loads(metadata[CARD])
         digest = said.pop("sha256", None)
         return TypeAdapter(Card).validate_python(said), json.dumps(said), digest
-    except (ValueError, AttributeError, RecursionError) as error:  # pydantic's among them
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # pydantic's among them
         raise Mistake(f"{path}: the card inside it is damaged ({str(error).splitlines()[0]})") from error
 
 

@@ -8,10 +8,13 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, create_model, field_validator
+from typing_extensions import is_typeddict  # of those that pydantic takes before Python 3.12
 
 from segdistill.mistakes import MissingExtra, Mistake, nearest, one_of
 
@@ -24,6 +27,32 @@ _PLAIN = {"str", "int", "float", "bool"}
 
 _ALLOWED: set[str] = set()
 """Packages that a recipe may name code of."""
+
+
+class Checked(BaseModel):
+    """What a recipe says at one place."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+        """Where pydantic would read true as 1."""
+        wanted = cls.model_fields[info.field_name or ""].annotation
+        accepted = {wanted, *get_args(wanted)}
+        if isinstance(value, bool) and accepted & {int, float} and bool not in accepted:
+            raise ValueError("should be a number")
+        return value
+
+
+_WORDS = {
+    r"a valid dictionary( or instance of \w+)?": "a mapping",
+    "a valid tuple": "a valid list",
+    "is not a valid path for .*": "should be a path",
+}
+"""What pydantic says in Python's words, and what a recipe calls it."""
+
+
+class _Settings(Checked):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 def allow_plugin(package: str) -> None:
@@ -50,7 +79,8 @@ def imported(path: str, where: str) -> Any:
     module, _, name = path.partition(":")
     if not any(module == package or module.startswith(f"{package}.") for package in _ALLOWED):
         root = module.split(".")[0]
-        raise Mistake(f"{where}: '{path}' is code of another package; --plugin {root} allows it to run")
+        allows = f"--plugin {root} allows it to run" if root.isidentifier() else "and no package has such a name"
+        raise Mistake(f"{where}: {short(path)} is code of another package; {allows}")
     try:
         home = import_module(module)
     except ModuleNotFoundError as error:
@@ -85,7 +115,8 @@ def find(shelf: str, kind: str, where: str) -> type[Any]:
         return _foreign(shelf, kind, where)
     known = names(shelf)
     if kind not in known:
-        raise Mistake(f"{where}: there is no {SHELVES[shelf]} '{kind}'; there is {one_of(known)}{nearest(kind, known)}")
+        found = f"there is no {SHELVES[shelf]} {short(kind)}; there is {one_of(known)}{nearest(kind, known)}"
+        raise Mistake(f"{where}: {found}")
     module = import_module(f"segdistill.{shelf}.{kind}")
     public = [
         value
@@ -125,18 +156,29 @@ def settings(part: type[Any], given: Mapping[str, Any], where: str, also: Iterab
         if name not in accepted:
             known = [*accepted, *also]
             raise Mistake(f"{where}.{name}: unknown key; {where} accepts {one_of(known)}{nearest(name, known)}")
+    try:
+        checked = _schema(part)(**given)
+    except ValidationError as error:
+        hints = get_type_hints(part.__init__)
+        raise Mistake(explain(error, where, lambda place: _keys(hints[str(place[0])]))) from error
+    return {name: getattr(checked, name) for name in accepted}
+
+
+@cache
+def _schema(part: type[Any]) -> type[_Settings]:
     hints = get_type_hints(part.__init__)
     fields: dict[str, Any] = {
-        p.name: (hints[p.name], ... if p.default is inspect.Parameter.empty else p.default) for p in accepted.values()
+        p.name: (hints[p.name], ... if p.default is inspect.Parameter.empty else p.default)
+        for p in signature(part).values()
     }
-    schema: type[BaseModel] = create_model(
-        part.__name__, __config__=ConfigDict(extra="forbid", allow_inf_nan=False), **fields
-    )
-    try:
-        checked = schema(**given)
-    except ValidationError as error:
-        raise Mistake(explain(error, where)) from error
-    return {name: getattr(checked, name) for name in accepted}
+    return create_model(part.__name__, __base__=_Settings, **fields)
+
+
+def _keys(hint: object) -> list[str]:
+    """Of the mappings inside a type."""
+    if is_typeddict(hint):
+        return list(get_type_hints(hint))
+    return [key for inner in get_args(hint) for key in _keys(inner)]
 
 
 def build(part: type[Any], checked: Mapping[str, Any], **supplied: object) -> Any:
@@ -148,31 +190,43 @@ def build(part: type[Any], checked: Mapping[str, Any], **supplied: object) -> An
 
 
 def explain(
-    error: ValidationError, where: str = "", accepted: Callable[[Sequence[int | str]], Iterable[str]] = lambda place: ()
+    error: ValidationError,
+    where: str,
+    accepted: Callable[[Sequence[int | str]], Iterable[str]],
+    chosen: Sequence[str] = (),
 ) -> str:
-    """Pydantic's findings as one sentence that starts with the path in the recipe."""
+    """Pydantic's findings as one sentence that starts with the path in the recipe.
+
+    `chosen` is the place of what its `kind` tells apart: pydantic puts the kind into the paths below, nobody else does.
+    """
     sentences: list[str] = []
     unions: dict[str, tuple[list[str], Any]] = {}
     """Path -> what each branch of a union would have taken, and what it got."""
     for found in error.errors():
         steps = [str(step) for step in found["loc"]]
+        if chosen and steps[: len(chosen)] == [*chosen]:
+            del steps[len(chosen) : len(chosen) + 1]
         branch = next((i for i, step in enumerate(steps) if step in _PLAIN or "[" in step), len(steps))
         path = ".".join([part for part in [where, *steps[:branch]] if part])
         name = steps[-1] if steps else ""
         message = found["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        for theirs, ours in _WORDS.items():
+            message = re.sub(theirs, ours, message)
         if found["type"] == "extra_forbidden":
             known = list(accepted(found["loc"][:-1]))
             parent = path.rpartition(".")[0] or "a recipe"
             sentences.append(f"{path}: unknown key; {parent} accepts {one_of(known)}{nearest(name, known)}")
         elif found["type"] == "missing":
-            sentences.append(f"{path}: missing")
+            typed = [str(key) for key in found["input"]] if isinstance(found["input"], Mapping) else []
+            near = get_close_matches(name, typed, n=1, cutoff=0.75)
+            sentences.append(f"{path}: missing" + (f"; there is '{near[0]}'" if near else ""))
         elif branch < len(steps):
             unions.setdefault(path, ([], found["input"]))[0].append(message.removeprefix("should be "))
         else:
             got = "" if isinstance(found["input"], Mapping) else _got(message, found["input"])
             sentences.append(f"{path}: {message}{got}" if path else f"{message}{got}")
     for path, (wanted, given) in unions.items():
-        message = f"should be {', or '.join(wanted)}"
+        message = f"should be {', or '.join(dict.fromkeys(wanted))}"
         sentences.append(f"{path}: {message}{_got(message, given)}")
     return "; ".join(sentences)
 
@@ -180,4 +234,10 @@ def explain(
 def _got(message: str, given: object) -> str:
     """What was said, and the nearest of the words that the message quotes."""
     quoted = re.findall(r"'([^']*)'", message) if isinstance(given, str) else []
-    return f", got {given!r}{nearest(str(given), quoted)}"
+    return f", got {short(given)}{nearest(str(given), quoted)}"
+
+
+def short(value: object) -> str:
+    """A value as it is told in a sentence."""
+    said = repr(value)
+    return said if len(said) <= 80 else f"{said[:77]}…"

@@ -49,7 +49,7 @@ def read(file: Path, dataset: Dataset, split: str) -> dict[str, str]:
     except FileNotFoundError as error:
         names = [path.name for path in file.parent.glob("*.json")]
         raise Mistake(f"data.quarantine: {file}: there is no such file{nearest(file.name, names)}") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, ValidationError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError, ValidationError) as error:
         raise Mistake(f"data.quarantine: {file}: expected a file that data check --quarantine wrote") from error
     if split not in content.splits:
         return {}

@@ -1,21 +1,38 @@
 """The Recipe schema: read YAML, apply `--set a.b=c`, freeze, dump. No torch, so that a mistake is told at once."""
 
+import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, final
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from segdistill.mistakes import Mistake, nearest, one_of
-from segdistill.parts import explain
+from segdistill.parts import Checked, explain, short
 
 LABELS = "labels"
 """The node that holds the ground truth."""
 
+LARGEST = 1_000_000
+"""Bytes of a recipe's file."""
+MOST = 100_000
+"""Values in a recipe, each counted as often as its aliases stand for it."""
+DEEPEST = 32
+"""Mappings and lists inside each other."""
+LONGEST = 1000
+"""Characters of a key or a word."""
 
-class _Spec(BaseModel):
+
+class _Kind(BaseModel):
+    """One of several specs, told apart by their kind; pydantic wants no validator before that, so none of `Checked`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class _Spec(Checked):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -40,22 +57,23 @@ class AugmentSpec(_Spec):
     jitter: float = Field(default=0.3, ge=0, lt=1)
     """Strength of the random brightness, contrast and saturation."""
 
-    @model_validator(mode="after")
-    def _ordered(self) -> "AugmentSpec":
-        if not 0 < self.scale[0] <= self.scale[1]:
-            raise ValueError(f"scale needs 0 < low <= high, got {self.scale[0]}, {self.scale[1]}")
-        return self
+    @field_validator("scale")
+    @classmethod
+    def _ordered(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < scale[0] <= scale[1]:
+            raise ValueError("needs 0 < low <= high")
+        return scale
 
 
 @final
-class UniformSpec(_Spec):
+class UniformSpec(_Kind):
     """Every image once an epoch."""
 
     kind: Literal["uniform"] = "uniform"
 
 
 @final
-class RareClassSpec(_Spec):
+class RareClassSpec(_Kind):
     """DAFormer's: a class, the rarer the likelier; an image that holds it; a crop that shows it."""
 
     kind: Literal["rare_class"]
@@ -68,7 +86,7 @@ class RareClassSpec(_Spec):
 
 
 @final
-class ClassUniformSpec(_Spec):
+class ClassUniformSpec(_Kind):
     """Zhu et al.'s: every class is looked for equally often."""
 
     kind: Literal["class_uniform"]
@@ -94,12 +112,28 @@ class DataSpec(_PartSpec):
     augment: AugmentSpec = AugmentSpec()
     sampling: SamplingSpec = UniformSpec()
     workers: int = Field(default=0, ge=0)
-    cache: bool = False
-    """Keep the decoded images in memory; for small sets."""
+    cache: bool | Literal["disk"] = False
+    """Decode each image once and keep it: true, in memory, for small sets; disk, in a file that all runs share."""
     train: str = "train"
     validate_on: str = "val"
+    bad_share: float = Field(default=0.01, ge=0, lt=1)
+    """Of a split's samples that may be unreadable: they are set aside; with more of them the run stops."""
     quarantine: str | None = None
     """A file that `data check --quarantine` wrote; the samples that it names are left out of their splits."""
+
+
+@final
+class CacheSpec(_Spec):
+    """A teacher's answers to whole images, written to the disk once and cut out for every crop."""
+
+    stride: Literal[1, 2, 4, 8] = 2
+    """Stages that are finer are averaged over cells of so many pixels a side."""
+    dtype: Literal["fp32", "fp16", "uint8"] = "fp16"
+    """uint8: 256 even steps between the least and the greatest value of each channel of an image."""
+    top_k: int | None = Field(default=None, ge=1, le=256)
+    """Logits of so many classes for each cell; the others share what is left evenly. Default: all."""
+    folder: str | None = None
+    """Default: segdistill/teachers below $XDG_CACHE_HOME or ~/.cache."""
 
 
 @final
@@ -116,6 +150,8 @@ class ModelSpec(_PartSpec):
     """What the outputs mean where no weights say it: class names, or the name of a table. Default: the data's."""
     class_map: str | dict[str, str | tuple[str, ...]] | None = None
     """For a teacher with another class table: its class -> the data's, or the name of a map that comes with us."""
+    cache: CacheSpec | None = None
+    """Of a frozen teacher: it looks at every image once. Default: at every crop, as it is augmented."""
 
 
 @final
@@ -221,7 +257,7 @@ class Recipe(_Spec):
     seed: int = Field(default=0, ge=0)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the forward passes; losses and weights stay fp32. A CPU without bf16 units emulates it, 10 times slower."""
-    probes: dict[str, ProbeSpec] = {"measure": ProbeSpec()}
+    probes: dict[str, ProbeSpec] = Field(default={"measure": ProbeSpec()})
     checkpoint: CheckpointSpec = CheckpointSpec()
     log: LogSpec = LogSpec()
 
@@ -233,9 +269,14 @@ class Recipe(_Spec):
     def _graph(self) -> "Recipe":
         nodes = list(self.models)
         for shelf, names in (("models", nodes), ("losses", list(self.losses))):
+            folded: dict[str, str] = {}
             for name in names:
-                if name == LABELS or not re.fullmatch(r"[\w-]+", name):
-                    raise ValueError(f"{shelf}.{name}: a name is letters, digits, _ and -, and not '{LABELS}'")
+                if name == LABELS or not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+                    accepted = f"at most 64 letters a to z, digits, _ and -, and not '{LABELS}'"
+                    raise ValueError(f"{shelf}.{name}: a name is {accepted}")
+                same = folded.setdefault(name.lower(), name)
+                if same != name:  # best/<name>.safetensors: not every disk keeps them apart
+                    raise ValueError(f"{shelf}.{name}: differs from '{same}' only by capitals; choose another name")
         for name, model in self.models.items():
             if model.follows is not None and (model.follows not in self.trained()):
                 found = nearest(model.follows, self.trained())
@@ -246,6 +287,8 @@ class Recipe(_Spec):
                 raise ValueError(f"models.{name}.decay: only a model that follows another has a decay")
             if model.class_map is not None and not model.frozen:
                 raise ValueError(f"models.{name}.class_map: only a frozen teacher may know other classes than the data")
+            if model.cache is not None and not model.frozen:
+                raise ValueError(f"models.{name}.cache: only a frozen teacher says the same again")
             if model.kind is None and model.weights is None and model.follows is None:
                 raise ValueError(f"models.{name}: needs a kind (an architecture) or weights (a run)")
             if model.classes is not None and not model.frozen:
@@ -283,10 +326,14 @@ def read(path: Path | str, settings: Sequence[str] = ()) -> Recipe:
     file = Path(path)
     if not file.is_file():
         raise Mistake(f"{file}: no such recipe{nearest(file.name, (p.name for p in file.parent.glob('*.yaml')))}")
+    if file.stat().st_size > LARGEST:
+        raise Mistake(f"{file}: {file.stat().st_size} bytes; a recipe has at most {LARGEST}")
     try:
         content = _yaml(file.read_text(encoding="utf8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Mistake(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise Mistake(f"{file}: cannot be read ({error.strerror})") from error
     if not isinstance(content, dict):
         raise Mistake(f"{file}: a recipe is a mapping with {one_of(Recipe.model_fields)}")
     return parse(override(content, settings))
@@ -295,47 +342,71 @@ def read(path: Path | str, settings: Sequence[str] = ()) -> Recipe:
 def parse(content: Mapping[str, Any]) -> Recipe:
     """The recipe that a mapping says."""
     try:
-        return Recipe.model_validate(content)
+        return Recipe.model_validate(_plain(content))
     except ValidationError as error:
-        raise Mistake(explain(error, accepted=_accepted)) from error
+        raise Mistake(explain(error, "", _accepted, chosen=("data", "sampling"))) from error
 
 
 def override(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     """`a.b=c` set in a copy; values are YAML."""
-    copy: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(content), sort_keys=False))
+    copy: dict[str, Any] = _plain(content)
     for setting in settings:
         key, equals, value = setting.partition("=")
-        if not equals or not key:
-            raise Mistake(f"--set {setting}: expected KEY=VALUE, as in data.batch=4")
         *path, last = key.split(".")
+        if not equals or not all([*path, last]):
+            raise Mistake(f"--set {setting}: expected KEY=VALUE, as in data.batch=4")
+        try:
+            new = _yaml(value)
+        except yaml.YAMLError as error:
+            raise Mistake(f"--set {key}: {short(value)} is not YAML") from error
         place: Any = copy
         try:
             for name in path:
-                place = place[int(name)] if isinstance(place, list) else place.setdefault(name, {})
-            place[int(last) if isinstance(place, list) else last] = _yaml(value)
+                place = place[_index(name)] if isinstance(place, list) else place.setdefault(name, {})
+            place[_index(last) if isinstance(place, list) else last] = new
         except (AttributeError, TypeError, ValueError, IndexError) as error:
             raise Mistake(f"--set {key}: the recipe has no such place") from error
-        except yaml.YAMLError as error:
-            raise Mistake(f"--set {key}: {value!r} is not YAML") from error
     return copy
+
+
+def _index(name: str) -> int:
+    """A place in a list, counted from its beginning."""
+    if not (name.isascii() and name.isdecimal()):
+        raise ValueError
+    return int(name)
 
 
 def take(recipe: Recipe | Path | str, settings: Sequence[str] = ()) -> Recipe:
     """A recipe, given as one or as a file, with overrides applied."""
     if not isinstance(recipe, Recipe):
         return read(recipe, settings)
-    return parse(override(recipe.model_dump(mode="json", exclude_none=True), settings)) if settings else recipe
+    return parse(override(_content(recipe), settings)) if settings else recipe
 
 
 def dump(recipe: Recipe) -> str:
     """YAML that `read` gives back unchanged."""
-    return yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False)
+    return yaml.safe_dump(_content(recipe), sort_keys=False)
+
+
+def _content(recipe: Recipe) -> dict[str, Any]:
+    """What `parse` makes the recipe of, without nulls but those said to a part, whose default may be another."""
+    content = recipe.model_dump(mode="json", exclude_none=True)
+    shelves: tuple[tuple[str, Mapping[str, _PartSpec]], ...]
+    shelves = (("models", recipe.models), ("losses", recipe.losses), ("probes", recipe.probes))
+    places = [(content[shelf][name], spec) for shelf, specs in shelves for name, spec in specs.items()]
+    for place, spec in [(content["data"], recipe.data), *places]:
+        place |= {name: None for name, value in spec.parameters.items() if value is None}
+    return content
 
 
 def differences(old: Recipe, new: Recipe) -> dict[str, tuple[object, object]]:
     """Dotted key -> (old value, new value), where two recipes differ."""
     before, after = flat(old), flat(new)
-    return {k: (before.get(k), after.get(k)) for k in sorted({*before, *after}) if before.get(k) != after.get(k)}
+    return {
+        k: (before.get(k), after.get(k))
+        for k in sorted({*before, *after})
+        if before.get(k) != after.get(k) or ((k in before) != (k in after) and k.count(".") > 2)
+    }  # null is what is not said, but not inside of a part's own mapping: arguments: {weights: null}
 
 
 def flat(recipe: Recipe) -> dict[str, object]:
@@ -346,30 +417,137 @@ def flat(recipe: Recipe) -> dict[str, object]:
 def _flat(content: object, prefix: str = "") -> dict[str, object]:
     if isinstance(content, dict) and content:
         return {k: v for name, value in content.items() for k, v in _flat(value, f"{prefix}{name}.").items()}
-    return {prefix.rstrip("."): content}
+    return {prefix.removesuffix("."): content}
+
+
+def _plain(content: Any, place: str = "", depth: int = 0) -> Any:
+    """A copy of nothing but mappings from words, lists, words, numbers, true, false and null; what JSON holds, too."""
+    where = place or "a recipe"
+    if depth > DEEPEST:
+        raise Mistake(f"{where}: nested more than {DEEPEST} deep")
+    match content:
+        case None | bool():
+            return content
+        case int():
+            if content.bit_length() > 63:
+                raise Mistake(f"{where}: expected a number of at most 63 bits, got one of {content.bit_length()}")
+            return int(content)
+        case float():
+            if not math.isfinite(content):
+                raise Mistake(f"{where}: expected a finite number, got {content}")
+            return float(content)
+        case str() | PurePath():
+            return _word(str(content), where)
+        case Mapping():
+            found: dict[str, Any] = {}
+            for name, value in content.items():
+                if isinstance(name, bool) or not isinstance(name, str | int):
+                    raise Mistake(f"{where}: a key is a word or a whole number, got {short(name)}; quotes make a word")
+                key = _word(str(name), f"{where}: a key")
+                if key in found:
+                    raise Mistake(f"{where}: the key '{key}' stands twice")
+                found[key] = _plain(value, f"{place}.{key}" if place else key, depth + 1)
+            return found
+        case list() | tuple():
+            return [_plain(value, f"{place}.{index}", depth + 1) for index, value in enumerate(content)]
+        case _:
+            raise Mistake(f"{where}: expected words, numbers, lists and mappings, got a {type(content).__name__}")
+
+
+_UNSEEN = {"Cc", "Cs", "Zl", "Zp"}
+"""Control characters, halves of characters, ends of lines and paragraphs."""
+_TURNING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+"""What makes a terminal show text in another order than it has."""
+
+
+def _word(text: str, where: str) -> str:
+    """Text that fits into a line of a log or a terminal, and into the name of a file."""
+    if len(text) > LONGEST:
+        raise Mistake(f"{where}: {len(text)} characters, accepted are {LONGEST}: {short(text)}")
+    odd = "" if text.isprintable() else text  # the first is quick; the second lets unusual spaces and letters pass
+    if any(unicodedata.category(c) in _UNSEEN or unicodedata.bidirectional(c) in _TURNING for c in odd):
+        raise Mistake(f"{where}: holds a line break or another character that cannot be seen: {text!a}")
+    return str(text)
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which a key that stands twice is an error; otherwise the second would silently win."""
+    """YAML for people: no tags, no dates, no key that stands twice (the second would win), nothing that explodes."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, shape) for tag, shape in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.depth = 0
+        self.sizes: dict[int, int] = {}
+        """Of every node that is complete: how many values it is, with what its aliases stand for."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        event: Any = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            node = super().compose_node(parent, index)
+            if id(node) not in self.sizes:
+                raise yaml.YAMLError(f"the alias *{event.anchor} stands inside of what it means{event.start_mark}")
+            return node
+        if event.tag is not None:
+            raise yaml.YAMLError(f"a recipe has no tags such as {event.tag}{event.start_mark}")
+        if self.depth > DEEPEST:
+            raise yaml.YAMLError(f"nested more than {DEEPEST} deep{event.start_mark}")
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        assert node is not None
+        self.sizes[id(node)] = 1 + sum(self.sizes[id(below)] for below in _below(node))
+        if self.sizes[id(node)] > MOST:
+            raise yaml.YAMLError(f"more than {MOST} values, with what aliases stand for{event.start_mark}")
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"the key '{key}' stands twice{node.start_mark}")
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.tag not in _KEYS:
+                raise yaml.YAMLError(f"a key is a word or a whole number; quotes make a word{key.start_mark}")
+            name = str(self.construct_object(key)) if key.tag.endswith(":int") else key.value
+            if name in seen:
+                raise yaml.YAMLError(f"the key '{name}' stands twice{key.start_mark}")
+            seen.add(name)
         return super().construct_mapping(node, deep)
 
 
+_KEYS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "merge")}
+
+
+def _below(node: yaml.Node) -> list[yaml.Node]:
+    match node:
+        case yaml.MappingNode():
+            return [below for pair in node.value for below in pair]
+        case yaml.SequenceNode():
+            return list(node.value)
+        case _:
+            return []
+
+
 def _yaml(text: str) -> Any:
+    """The one document in a text.
+
+    Raises:
+        YAMLError: whatever is wrong with it.
+    """
     loader = _Loader(text)
     try:
         return loader.get_single_data()
+    except (ValueError, RecursionError) as error:  # 0x_, a number of 5000 digits; a long chain of merged mappings
+        raise yaml.YAMLError(f"a value cannot be read ({error})") from error
     finally:
         loader.dispose()
 
 
 def _accepted(place: Sequence[int | str]) -> Iterable[str]:
     """The keys that may stand at a place whose spec forbids others."""
+    if place[:1] == ("models",):
+        return CacheSpec.model_fields
     specs: dict[tuple[str, ...], type[BaseModel]] = {
         (): Recipe,
         ("data", "augment"): AugmentSpec,

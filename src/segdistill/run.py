@@ -117,6 +117,7 @@ class Run:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self.refuse_links()
             file = (self.path / ".lock").open("a+")
         except OSError as error:
             raise Mistake(f"{self.path}: cannot be written ({error.strerror}); --run names another folder") from error

@@ -134,7 +134,6 @@ def _may_rest(recipe: Recipe) -> bool:
 
 def _open(directory: Run, assembly: Assembly, allow_change: Sequence[str], processes: int) -> None:
     """Start the run directory, or see that the one that is resumed is of the same recipe, data and teachers."""
-    directory.refuse_links()
     directory.sweep()
     now = provenance(assembly.recipe.seed)
     began: dict[str, Any] = {

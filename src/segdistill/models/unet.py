@@ -17,6 +17,9 @@ from segdistill.models import IMAGENET_MEAN, IMAGENET_STD, Model
 from segdistill.models._blocks import Normalisation, block, crop, initialise, padding
 from segdistill.types import Stage
 
+WIDEST = 8192
+"""Channels: eight times the paper's, 2 billion parameters; a file that asks for more is refused, not tried."""
+
 
 @final
 class UNet(Model):
@@ -45,8 +48,9 @@ class UNet(Model):
         num_classes: int,
     ) -> None:
         super().__init__()
-        if width < 1 or not 1 <= depth <= 6:
-            raise Mistake(f"unet: expected width >= 1 and 1 <= depth <= 6, got width {width} and depth {depth}")
+        if width < 1 or not 1 <= depth <= 6 or width * 2**depth > WIDEST:
+            limits = f"width >= 1 and 1 <= depth <= 6, at most {WIDEST} channels (width × 2^depth) at the bottleneck"
+            raise Mistake(f"unet: expected {limits}, got width {width} and depth {depth}")
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1))
         widths = [width * 2**level for level in range(depth + 1)]
