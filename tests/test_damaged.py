@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import segdistill
-from segdistill.checkpoint import load_state, load_weights, read_card
+from segdistill.checkpoint import State, load_state, load_weights, read_card, save_state
 from segdistill.mistakes import Mistake
 from segdistill.run import Run
 from segdistill.training import train
@@ -81,14 +81,16 @@ def test_a_run_goes_on_from_the_one_before_with_the_same_bits(
 ) -> None:
     truncate(run.checkpoints / "step-6" / "state.safetensors", 0.9)
     (run.path / "last" / "student.safetensors").unlink()
-    write = json.loads(run.info_file.read_text())
-    del write["finished"]
-    run.info_file.write_text(json.dumps(write))
     train(small("steps=6", "checkpoint.every=2", "checkpoint.keep=3", **online()), run.path, resume=True)
     assert "step-6: skipped, state.safetensors is damaged" in capfd.readouterr().err
     one, other = load_state(run.checkpoints), load_state(trained.checkpoints)
     assert one is not None and other is not None and not one[1]
     assert all(torch.equal(value, other[0].tensors[name]) for name, value in one[0].tensors.items())
+    log, before = (
+        [{k: v for k, v in line.items() if not k.startswith("seconds")} for line in each.log()]
+        for each in (run, trained)
+    )
+    assert log == before
     for which in ("best", "last"):
         assert run.weights("student", which).read_bytes() == trained.weights("student", which).read_bytes()
 
@@ -98,6 +100,22 @@ def test_when_none_is_whole_it_does_not_begin_again_behind_the_users_back(run: R
         truncate(folder / "state.safetensors", 0.5)
     with pytest.raises(Mistake, match=r"step-6: skipped.*step-4: skipped.*no whole checkpoint is left"):
         train(small("steps=6", "checkpoint.every=2", "checkpoint.keep=3", **online()), run.path, resume=True)
+
+
+def test_a_finished_run_whose_checkpoints_are_gone_loses_nothing_more(run: Run) -> None:
+    before = run.log_file.read_bytes()
+    shutil.rmtree(run.checkpoints)
+    with pytest.raises(Mistake, match="a finished run without a checkpoint cannot go on"):
+        train(small("steps=6", "checkpoint.every=2", "checkpoint.keep=3", **online()), run.path, resume=True)
+    assert run.log_file.read_bytes() == before and run.last_findings("measure") is not None
+
+
+def test_a_damaged_checkpoint_never_outlives_a_whole_one(tmp_path: Path) -> None:
+    for step in (2, 6):
+        save_state(tmp_path, State(step, {"w": torch.ones(2)}, {}), keep=3)
+    truncate(tmp_path / "step-6" / "state.json", 0.5)
+    save_state(tmp_path, State(4, {"w": torch.ones(2)}, {}), keep=1)
+    assert [place.name for place in tmp_path.iterdir()] == ["step-4"]
 
 
 def test_a_manifest_that_names_other_files_is_damaged(run: Run) -> None:

@@ -15,7 +15,8 @@ from segdistill.make_data import make
 from segdistill.mistakes import Mistake
 from segdistill.recipe import Recipe
 from segdistill.run import Run, write_json
-from segdistill.training import train
+from segdistill.training import Work, train
+from segdistill.types import Batch, Step
 from small import content, small
 
 UNET = {"kind": "unet", "width": 4, "depth": 2}
@@ -78,6 +79,89 @@ def test_a_change_that_the_networks_do_not_survive_is_one_sentence(tmp_path: Pat
     train(small(), tmp_path / "run")
     with pytest.raises(Mistake, match=r"does not fit the network as the recipe has it: size mismatch for"):
         train(small("models.student.width=5"), tmp_path / "run", resume=True, allow_change=["models.student.width"])
+    with pytest.raises(Mistake, match=r"optim\.kind: the run has adamw, whose moments mean nothing to sgd"):
+        train(small("optim.kind=sgd"), tmp_path / "run", resume=True, allow_change=["optim"])
+    with pytest.raises(Mistake, match=r"steps: the run has done 6 already, this recipe has 4"):
+        train(small("steps=4"), tmp_path / "run", resume=True, allow_change=["steps"])
+    train(small(), tmp_path / "run", resume=True)  # what was refused has changed nothing
+
+
+def test_what_the_optimiser_is_told_anew_acts(tmp_path: Path) -> None:
+    for name, decay in (("light", "0.01"), ("heavy", "0.9")):
+        train(small("steps=3", "optim.schedule=constant"), tmp_path / name)
+        settings = ("steps=6", "optim.schedule=constant", f"optim.weight_decay={decay}")
+        train(small(*settings), tmp_path / name, resume=True, allow_change=["steps", "optim.weight_decay"])
+    light, heavy = (
+        sum(float(p.detach().square().sum()) for p in segdistill.load(tmp_path / name, which="last").parameters())
+        for name in ("light", "heavy")
+    )
+    assert heavy < 0.99 * light
+
+
+def test_an_extended_run_that_is_killed_logs_every_step_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(small("optim.schedule=constant"), tmp_path / "run")
+    update = Work.update
+
+    def pulled(work: Work, batches: list[Batch], step: int) -> Step | None:
+        if step == 8:
+            raise RuntimeError("pulled the plug")
+        return update(work, batches, step)
+
+    longer = small("steps=12", "optim.schedule=constant", "checkpoint.every=100")
+    monkeypatch.setattr(Work, "update", pulled)
+    with pytest.raises(RuntimeError, match="plug"):
+        train(longer, tmp_path / "run", resume=True, allow_change=["steps", "checkpoint"])
+    monkeypatch.undo()
+    with (tmp_path / "run" / "log.jsonl").open("a") as file:
+        file.write('{"step": 9, "lo')  # torn
+    run = train(longer, tmp_path / "run", resume=True)
+    assert [line["step"] for line in run.log() if "loss" in line] == list(range(1, 13))
+
+
+def test_a_log_line_over_several_steps_is_the_same_after_a_resume(tmp_path: Path) -> None:
+    settings = ("log.every=4", "optim.schedule=constant", "probes={}", "checkpoint.every=3")
+    straight = train(small("steps=8", *settings), tmp_path / "straight")
+    update = Work.update
+
+    def pulled(work: Work, batches: list[Batch], step: int) -> Step | None:
+        if step == 3:
+            raise RuntimeError("pulled the plug")
+        return update(work, batches, step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Work, "update", pulled)
+        with pytest.raises(RuntimeError, match="plug"):
+            train(small("steps=8", *settings), tmp_path / "run")
+    run = train(small("steps=8", *settings), tmp_path / "run", resume=True)
+    assert [line["loss"] for line in run.log()] == [line["loss"] for line in straight.log()]
+
+
+def test_a_run_that_weights_and_biases_watched_goes_on_and_is_read(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    recipe = small("steps=2", "log.wandb=offline")
+    run = train(recipe, tmp_path / "run")
+    assert any((run.path / "wandb").iterdir())
+    train(recipe, run.path, resume=True)
+    assert segdistill.evaluate(run.path).numbers["student/mean_iou"] >= 0
+
+
+def test_a_bad_sample_is_not_forgotten_and_its_limit_not_walked_past(tmp_path: Path) -> None:
+    make(tmp_path / "data", "cityscapes", 8, (48, 64))
+    bad = sorted((tmp_path / "data").rglob("train/**/*_leftImg8bit.png"))[2]
+    bad.write_bytes(bad.read_bytes()[:-300])
+    data = {"kind": "cityscapes", "root": str(tmp_path / "data"), "batch": 4, "crop": [32, 48], "bad_share": 0.05}
+    recipe = small("checkpoint.every=1", data=data)
+    for resume in (False, True, True):
+        with pytest.raises(
+            Mistake, match=r"data: train: 1 of 8 samples cannot be read \(12\.5%, data\.bad_share allows 5%\)"
+        ):
+            train(recipe, tmp_path / "run", resume=resume)
+    assert bad.name.removesuffix("_leftImg8bit.png") in (tmp_path / "run" / "bad_samples.json").read_text()
+
+
+def test_one_process_does_not_train_one_run_twice_at_a_time(tmp_path: Path) -> None:
+    with Run(tmp_path / "run").held(), pytest.raises(Mistake, match="this process is training there already"):
+        train(small(), tmp_path / "run")
 
 
 def test_another_teacher_is_refused_and_may_be_allowed(tmp_path: Path) -> None:

@@ -157,7 +157,8 @@ def save_state(folder: Path, state: State, keep: int) -> Path:
             raise
         sync_folder(folder)
         shutil.rmtree(old, ignore_errors=True)
-        for place in _folders(folder)[:-keep]:
+        kept = [place for place in _folders(folder) if int(_step(place)) <= state.step]
+        for place in set(_folders(folder)) - set(kept[-keep:]):  # those of later steps are damaged, or not of this run
             shutil.rmtree(place, ignore_errors=True)
     return final
 
@@ -217,7 +218,7 @@ def _manifest(step: int, digests: Mapping[str, str]) -> bytes:
 
 
 def optimiser_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The optimiser's state as tensors by name, and the rest as JSON."""
+    """The optimiser's state as tensors by name, and the rest as JSON; its settings are the recipe's."""
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     others: dict[str, dict[str, Any]] = {}
@@ -227,7 +228,7 @@ def optimiser_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, 
                 tensors[f"{index}/{name}"] = value
             else:
                 others.setdefault(str(index), {})[name] = value
-    return tensors, {"others": others, "groups": state["param_groups"]}
+    return tensors, {"others": others}
 
 
 def restore_optimiser(optimizer: Optimizer, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
@@ -243,7 +244,7 @@ def restore_optimiser(optimizer: Optimizer, tensors: Mapping[str, Tensor], facts
         like = parameters[int(index)]
         moment = torch.empty_like(like, dtype=value.dtype).copy_(value) if value.shape == like.shape else value
         state.setdefault(int(index), {})[name] = moment
-    optimizer.load_state_dict({"state": state, "param_groups": facts["groups"]})
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def random_state() -> dict[str, Tensor]:

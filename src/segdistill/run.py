@@ -21,6 +21,9 @@ from PIL import Image
 from segdistill.mistakes import Mistake, nearest
 from segdistill.types import Findings, Picture, Table
 
+_HELD: set[Path] = set()
+"""Runs that this process holds: the system's locks are of processes and do not tell its threads apart."""
+
 
 class Unwritten(OSError):
     """A file could not be written: one sentence with its path, the system's reason and the room that is left."""
@@ -90,7 +93,10 @@ class Run:
 
     def begun(self) -> bool:
         """Whether anything was trained here; a folder that only a mistake left behind may be used again."""
-        return self.exists() and (self.checkpoints.exists() or bool(self.log()))
+        try:
+            return any(self.checkpoints.glob("step-*")) or (self.log_file.exists() and bool(self.log()))
+        except PermissionError as error:
+            raise Mistake(f"{self.path}: cannot be read ({error.strerror})") from error
 
     def require(self) -> "Run":
         """This run, or the mistake of naming a folder that is none."""
@@ -104,6 +110,8 @@ class Run:
         """The mistake of a run directory in which a link leads out: what it names would be read, or deleted."""
         home = self.path.resolve()
         for folder, folders, files in os.walk(self.path):
+            if Path(folder) == self.path and "wandb" in folders:
+                folders.remove("wandb")  # W&B's own, with links to its logs; we neither read nor delete there
             for place in (Path(folder, name) for name in (*folders, *files)):
                 if place.is_symlink() and not place.resolve().is_relative_to(home):
                     raise Mistake(f"{place}: a link that leads out of the run directory; expected a file or folder")
@@ -115,6 +123,8 @@ class Run:
         Raises:
             Mistake: another process trains there, or nothing can be written there.
         """
+        if self.path.resolve() in _HELD:
+            raise Mistake(f"{self.path}: this process is training there already")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.refuse_links()
@@ -124,13 +134,20 @@ class Run:
         with file:
             try:  # of the process, not of the file: workers that outlive a killed run for some seconds do not have it
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except (BlockingIOError, PermissionError) as error:
                 file.seek(0)
                 raise Mistake(f"{self.path}: another process (pid {file.read(20)}) is training there") from error
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-            yield
+            except OSError as error:
+                raise Mistake(f"{self.path}: its file system has no locks ({error.strerror})") from error
+            with writing(self.path):
+                file.truncate(0)
+                file.write(str(os.getpid()))
+                file.flush()
+            _HELD.add(self.path.resolve())
+            try:
+                yield
+            finally:
+                _HELD.discard(self.path.resolve())
 
     def sweep(self) -> None:
         """Remove what writes that were killed have left."""

@@ -6,7 +6,6 @@ Names of numbers: `loss` (the total), `loss/<edge>`, `learning_rate`, `gradient_
 """
 
 import importlib.util
-import json
 import os
 import secrets
 import time
@@ -23,7 +22,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from segdistill.mistakes import Mistake
-from segdistill.run import Run, append_json, write_json
+from segdistill.run import Run, append_json, read_json, write_json
 from segdistill.types import IGNORE, ClassTable, Findings, Picture
 
 if TYPE_CHECKING:
@@ -145,7 +144,8 @@ class _Mirror:
         )
         file = run.path / "wandb.json"
         # Offline data cannot be resumed, but parts with one id become one run when they are synced.
-        identity: str = json.loads(file.read_text())["id"] if resumed and file.exists() else secrets.token_hex(4)
+        known: object = read_json(file).get("id") if resumed and file.exists() else None
+        identity = known if isinstance(known, str) else secrets.token_hex(4)
         try:
             wandb.setup(settings)
             if mode == "online" and not wandb.login(prompt=False, verify=False):

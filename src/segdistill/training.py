@@ -2,12 +2,13 @@
 
 import math
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any, final
 
@@ -83,10 +84,17 @@ def train(
     assembly = assemble(recipe)
     house.probes(assembly.recipe, assembly.classes)
     with directory.held() if accelerator.is_main_process else nullcontext():
+        info: dict[str, Any] = {}
         if accelerator.is_main_process:
-            _open(directory, assembly, allow_change, accelerator.num_processes)
+            if directory.begun() and not resume:  # by now: another process began it while this one assembled
+                raise Mistake(f"{path}: a run is there already; --resume goes on with it, --run names another")
+            info = _open(directory, assembly, allow_change, accelerator.num_processes)
         accelerator.wait_for_everyone()
         work = Work(directory, assembly, accelerator)
+        if accelerator.is_main_process:  # only now: what is refused has changed nothing
+            write_json(directory.info_file, info)
+            write_text(directory.recipe_file, dump(assembly.recipe))
+        accelerator.wait_for_everyone()
         try:
             work.run()
         finally:
@@ -132,29 +140,31 @@ def _may_rest(recipe: Recipe) -> bool:
     return bool(recipe.phases) or foreign or not set(recipe.trained()) <= at_logits
 
 
-def _open(directory: Run, assembly: Assembly, allow_change: Sequence[str], processes: int) -> None:
-    """Start the run directory, or see that the one that is resumed is of the same recipe, data and teachers."""
+def _open(directory: Run, assembly: Assembly, allow_change: Sequence[str], processes: int) -> dict[str, Any]:
+    """What run.json is to say, having seen that a run that is resumed is of the same recipe, data and teachers."""
     directory.sweep()
     now = provenance(assembly.recipe.seed)
     began: dict[str, Any] = {
         "processes": processes,
+        "threads": torch.get_num_threads(),
         "classes": list(assembly.classes.names),
         "fingerprints": dict(assembly.fingerprints),
     }
     info: dict[str, Any] = {**now, **began}
     if directory.begun():
         info = directory.info()
+        if not {"versions", "fingerprints"} <= info.keys():
+            raise Mistake(f"{directory.info_file}: damaged; expected versions and fingerprints")
         _refuse_changes(directory, info, assembly, allow_change)
         for what, before, after in (
-            ("processes", info.get("processes", processes), processes),
+            *((name, info.get(name, began[name]), began[name]) for name in ("processes", "threads")),
             *((name, info["versions"].get(name), now["versions"][name]) for name in ("torch", "segdistill")),
         ):
             if before != after:
                 said = f"{directory.path}: it began with {what} {before} and goes on with {after}"
                 print(f"segdistill: {said}: the same samples in the same order, but not the same bits", file=sys.stderr)
         info |= began | {"resumed": [*info.get("resumed", []), now["date"]]}
-    write_json(directory.info_file, info)
-    write_text(directory.recipe_file, dump(assembly.recipe))
+    return info
 
 
 def _refuse_changes(directory: Run, info: Mapping[str, Any], assembly: Assembly, allow_change: Sequence[str]) -> None:
@@ -178,6 +188,8 @@ def _refuse_changes(directory: Run, info: Mapping[str, Any], assembly: Assembly,
     for key, (before, after) in differences(old, assembly.recipe).items():
         if not permitted(key):
             raise Mistake(f"{key}: the run has {before}, this recipe has {after}; --allow-change {key} permits it")
+        if key == "optim.kind":
+            raise Mistake(f"optim.kind: the run has {before}, whose moments mean nothing to {after}; begin another run")
     names = tuple(info.get("classes", assembly.classes.names))
     if names != assembly.classes.names and not permitted("classes"):
         found = house.difference(names, assembly.classes).replace("the weights", "the run")
@@ -209,26 +221,27 @@ class Work:
         """Samples of the training split that could not be read, and why."""
         self.random: dict[str, Tensor] = {}
         self.numbers: dict[str, dict[str, float]] = {}
+        self.window: dict[str, tuple[Tensor, int]] = {}
+        """Sums since the last log line, and of how many."""
+        self.unproven = set(self.system.edges)
+        """Edges that have not yet moved anything."""
         self.start = self.restore()
+        if self.start > self.recipe.steps:
+            raise Mistake(f"steps: the run has done {self.start} already, this recipe has {self.recipe.steps}")
         self.caller: Any = self.system
         if accelerator.num_processes > 1 or accelerator.mixed_precision != "no":
             self.caller, self.optimizer = accelerator.prepare(self.system, self.optimizer)
         self.tracker: Tracker | None = None
         self.probes = house.probes(self.recipe, assembly.classes)
-        self.window: dict[str, tuple[Tensor, int]] = {}
         self.stopwatch = Stopwatch(accelerator.device)
         self.began = time.perf_counter()
         self.clock = (self.began, self.start)
         self.away = 0.0
         """Seconds since the last log line that went into probes and checkpoints."""
-        self.unproven = {name for name, first in self.system.first_steps.items() if first >= self.start}
-        """Edges that have not yet moved anything."""
 
     def run(self) -> None:
         recipe, steps = self.recipe, self.recipe.steps
-        if self.start > steps:
-            raise Mistake(f"steps: the run has done {self.start} already, this recipe has {steps}")
-        if self.directory.info().get("finished") == steps:
+        if self.directory.info().get("finished") == steps == self.start:
             return
         self.tracker = self._tracker() if self.accelerator.is_main_process else None
         split = recipe.optim.accumulate
@@ -244,7 +257,7 @@ class Work:
         )
         if self.random:  # only now: a loader draws a number of its own when it starts
             restore_random(self.random)
-        with self.tracker or nullcontext(), _Patience() as patience:
+        with _Patience() as patience, closing(batches), self.tracker or nullcontext():
             try:
                 for step in range(self.start, steps):
                     set_rate(self.optimizer, rate(recipe.optim, step, steps))
@@ -254,8 +267,9 @@ class Work:
                     result = self.update(fed, step)
                     if result is not None:
                         self.frozen.follow(dict(self.system.models), step)
+                    self.count_bad(fed)
                     self.watch(step + 1, result)
-                    self.attend(step + 1, fed, patience.asked)
+                    self.heed(step + 1, patience.asked)
                 self.conclude(steps)
             finally:
                 with suppress(OSError):  # a full disk has no room for this either, and the reason is what counts
@@ -317,6 +331,8 @@ class Work:
         finite = bool(norm.isfinite() & (sane > 0))  # the one wait for the device in a step
         if finite or (sane > 0 and self.accelerator.scaler is not None):  # fp16's scaler skips by itself, and adapts
             self.optimizer.step()
+        elif self.accelerator.scaler is not None:  # it has seen this gradient, and would refuse the next
+            self.accelerator.scaler.update(self.accelerator.scaler.get_scale())
         self.optimizer.zero_grad()
         return loss, norm, finite
 
@@ -338,37 +354,43 @@ class Work:
             self.save(step)
         self.away += time.perf_counter() - begin
 
-    def attend(self, step: int, fed: Sequence[Batch], asked: bool) -> None:
-        """What any process met during the step, and all of them heed alike: bad samples, and the wish to stop.
+    def count_bad(self, fed: Sequence[Batch]) -> None:
+        """Name the samples that any process could not read; all of them decide alike.
 
         Raises:
-            KeyboardInterrupt: somebody asked to stop; the checkpoint is written.
             Mistake: more of the training split cannot be read than the recipe allows.
         """
         bad = {key: why for batch in fed for key, why in batch.bad.items() if key not in self.bad}
-        stop, found = asked, bool(bad)
-        if self.accelerator.num_processes > 1:
-            news = torch.tensor([float(stop), float(found)], device=self.accelerator.device)
-            dist.all_reduce(news)
-            stop, found = (count > 0 for count in news.tolist())
-        if found:
+        if self._anyone(bool(bad)):
             everybody: list[dict[str, str]] = gather_object([bad])
             fresh = {key: why for one in everybody for key, why in one.items()}
             self.bad = dict(sorted((self.bad | fresh).items()))
             self._tell_bad(fresh)
-        if stop:
+
+    def heed(self, step: int, asked: bool) -> None:
+        """Stop, with a checkpoint, when any process was asked to; raises KeyboardInterrupt."""
+        if self._anyone(asked):
             self.save(step)
             raise KeyboardInterrupt(f"stopped after step {step}; --resume goes on from there")
 
+    def _anyone(self, here: bool) -> bool:
+        if self.accelerator.num_processes == 1:
+            return here
+        said = torch.tensor(float(here), device=self.accelerator.device)
+        dist.all_reduce(said)
+        return bool(said > 0)
+
     def _tell_bad(self, fresh: Mapping[str, str]) -> None:
-        aside = self.assembly.set_aside["train"]
         if self.accelerator.is_main_process:
             for key, why in fresh.items():
                 print(f"segdistill: train: another sample takes the place of {key}: {why}", file=sys.stderr)
             self._write_bad()
-        need_readable(
-            "data: train", {**aside, **self.bad}, len(self.assembly.train) + len(aside), self.recipe.data.bad_share
-        )
+        self._need_readable()
+
+    def _need_readable(self) -> None:
+        aside = self.assembly.set_aside["train"]
+        count = len(self.assembly.train) + len(aside)
+        need_readable("data: train", {**aside, **self.bad}, count, self.recipe.data.bad_share)
 
     def _write_bad(self) -> None:
         aside = self.assembly.set_aside
@@ -385,7 +407,8 @@ class Work:
                 self.keep(model, which, step)
         self.save(step, lines)
         if self.accelerator.is_main_process:
-            write_json(self.directory.info_file, self.directory.info() | {"finished": step})
+            finished = {"finished": step, "finished_lines": self.directory.log_lines()}
+            write_json(self.directory.info_file, self.directory.info() | finished)
 
     def probe(self, name: str, step: int) -> None:
         """Let a probe look at the models; a better mIoU keeps the weights."""
@@ -411,52 +434,80 @@ class Work:
         save_weights(self.directory.weights(model, which), self.assembly.models()[model], card)
 
     def save(self, step: int, log_lines: int | None = None) -> None:
+        window = {name: (self._mean(total), times) for name, (total, times) in self.window.items()}
         if self.accelerator.is_main_process:
-            state = self.state(step, self.directory.log_lines() if log_lines is None else log_lines)
+            state = self.state(step, self.directory.log_lines() if log_lines is None else log_lines, window)
             save_state(self.directory.checkpoints, state, self.recipe.checkpoint.keep)
         self.accelerator.wait_for_everyone()
 
-    def state(self, step: int, log_lines: int = 0) -> State:
-        """Everything that a run goes on from, after `step` updates and so many lines of the log."""
+    def state(self, step: int, log_lines: int = 0, window: Mapping[str, tuple[Tensor, int]] | None = None) -> State:
+        """Everything that a run goes on from, after `step` updates, so many lines of the log and what is yet to log."""
         tensors, facts = optimiser_state(self.optimizer)
         named = {f"system/{k}": v for k, v in self.system.state_dict().items()}
         for name in self.frozen.following:
             named |= {f"follow/{name}/{k}": v for k, v in self.frozen.models[name].state_dict().items()}
         named |= {f"optimizer/{k}": v for k, v in tensors.items()}
         named |= {f"random/{k}": v for k, v in random_state().items()}
+        named |= {f"window/{name}": total for name, (total, _) in (window or {}).items()}
         scaler = self.accelerator.scaler
         more: dict[str, Any] = {
             "optimizer": facts,
             "best": self.best,
             "skipped": self.skipped,
             "bad": self.bad,
+            "unproven": sorted(self.unproven),
             "log_lines": log_lines,
+            "window": {name: times for name, (_, times) in (window or {}).items()},
             "scaler": scaler.state_dict() if scaler is not None else {},
         }
         return State(step, named, more)
 
     def restore(self) -> int:
-        """The step to go on from."""
+        """The step to go on from.
+
+        Raises:
+            Mistake: no checkpoint is whole, or it is of other networks or of an earlier version.
+        """
         found = load_state(self.directory.checkpoints)
-        if self.accelerator.is_main_process:
-            step, lines = (found[0].step, found[0].facts["log_lines"]) if found else (0, 0)
-            if found is None or self.directory.info().get("finished") != step:
-                self.directory.truncate_log(step, lines)
-        if found is not None:
-            state, damaged = found
+        info = self.directory.info() if self.directory.info_file.exists() else {}
+        if found is None:
+            if "finished" in info:
+                raise Mistake(f"{self.directory.checkpoints}: a finished run without a checkpoint cannot go on")
             if self.accelerator.is_main_process:
-                for sentence in damaged:
-                    print(f"segdistill: {sentence}", file=sys.stderr)
-            fill(self.system, self.frozen, state, str(self.directory.checkpoints))
-            restore_optimiser(self.optimizer, under(state.tensors, "optimizer/"), state.facts["optimizer"])
-            self.random = under(state.tensors, "random/")
-            self.best, self.skipped = dict(state.facts["best"]), list(state.facts["skipped"])
-            self.bad = dict(state.facts["bad"])
-            if self.accelerator.scaler is not None:
-                self.accelerator.scaler.load_state_dict(state.facts["scaler"])
-        if self.accelerator.is_main_process and (self.bad or any(self.assembly.set_aside.values())):
-            self._write_bad()
-        return found[0].step if found else 0
+                self.directory.truncate_log(0, 0)
+            return 0
+        state, damaged = found
+        facts = state.facts
+        if not {"log_lines", "window", "unproven"} <= facts.keys():
+            raise Mistake(f"{self.directory.checkpoints}: of an earlier version, which this one cannot go on from")
+        fill(self.system, self.frozen, state, str(self.directory.checkpoints))
+        restore_optimiser(self.optimizer, under(state.tensors, "optimizer/"), facts["optimizer"])
+        self.random = under(state.tensors, "random/")
+        self.best, self.skipped, self.bad = dict(facts["best"]), list(facts["skipped"]), dict(facts["bad"])
+        self.unproven = set(facts["unproven"]) & self.unproven
+        sums = under(state.tensors, "window/")
+        self.window = {k: (sums[k].to(self.accelerator.device), times) for k, times in facts["window"].items()}
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(facts["scaler"])
+        self._need_readable()
+        if self.accelerator.is_main_process:
+            for sentence in damaged:
+                print(f"segdistill: {sentence}", file=sys.stderr)
+            # A conclusion is logged after its checkpoint was asked what it knows.
+            concluded = info.get("finished") == state.step
+            self.directory.truncate_log(state.step, info["finished_lines"] if concluded else facts["log_lines"])
+            self._forget_skips()
+            if self.bad or any(self.assembly.set_aside.values()):
+                self._write_bad()
+        return state.step
+
+    def _forget_skips(self) -> None:
+        """Updates that were skipped after the state that the run goes on from."""
+        if self.directory.skipped_file.exists():
+            write_json(self.directory.skipped_file, {"skipped": self.skipped})
+        for folder in self.directory.skipped.glob("step-*"):
+            if folder.name not in {f"step-{skip['step']}" for skip in self.skipped}:
+                shutil.rmtree(folder)
 
     def _count_seconds(self) -> None:
         if self.accelerator.is_main_process:
@@ -480,16 +531,22 @@ class Work:
         total, times = self.window.get(name, (torch.zeros_like(value), 0))
         self.window[name] = (total + value.detach(), times + 1)
 
+    def _mean(self, value: Tensor) -> Tensor:
+        """Over all processes."""
+        mean = self.accelerator.reduce(value, "mean")
+        assert isinstance(mean, Tensor)
+        return mean
+
     def _log(self, step: int) -> None:
         """Means since the last line, over all processes."""
         now, (since, before) = time.perf_counter(), self.clock
         count = step - before
         sums = self.window.items()
-        means = {name: self.accelerator.reduce(total / times, "mean") for name, (total, times) in sums}
+        means = {name: self._mean(total / times) for name, (total, times) in sums}
         seconds = (now - since - self.away) / count
         self.window, self.clock, self.away = {}, (now, step), 0.0
         if self.tracker is not None:
-            numbers = {name: float(value) for name, value in means.items()}  # pyright: ignore[reportArgumentType]
+            numbers = {name: float(value) for name, value in means.items()}
             numbers["learning_rate"] = rate(self.recipe.optim, step - 1, self.recipe.steps)
             numbers["seconds_per_step"] = seconds
             parts = {name: total / count for name, total in self.stopwatch.read().items()}
