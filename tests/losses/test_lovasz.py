@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from segdistill.losses.lovasz import Lovasz
+from segdistill.losses.lovasz import Lovasz, descending
 from segdistill.types import IGNORE
 
 K = 4
@@ -127,3 +127,11 @@ def test_many_pixels_in_float32() -> None:
         gradients.append(torch.autograd.grad(value(x, labels), x)[0].double())
     difference = (gradients[0] - gradients[1]).abs().mean() / gradients[1].abs().mean()
     assert float(difference) < 1e-4
+
+
+def test_the_order_by_the_bits_of_a_float32() -> None:
+    errors = torch.rand(1000, generator=torch.Generator().manual_seed(0))
+    errors[::7], errors[1::7], errors[2::7] = -1.0, 0.0, 1.0
+    order = descending(errors)
+    assert torch.equal(errors[order], errors.sort(descending=True).values)
+    assert torch.equal(order.sort().values, torch.arange(1000))

@@ -1,12 +1,15 @@
 """How far predicted and labelled areas overlap, class by class over a batch: what dice and tversky share."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from segdistill.losses import Features, Labels, Mask, at_least_float32
+from segdistill.losses import Features, Labels, Mask
+from segdistill.losses._chunks import PIXELS, kept, sums_in_chunks
+from segdistill.losses._divergences import probabilities
 from segdistill.types import IGNORE
 
 
@@ -22,10 +25,26 @@ class Overlap(NamedTuple):
 
 
 def overlap(logits: Features, labels: Labels, mask: Mask) -> Overlap:
-    """Keeps 1¼ logit-sized tensors for backward."""
-    counts = (mask & (labels != IGNORE))[:, None]
-    members = counts & (labels[:, None] == torch.arange(logits.shape[1], device=labels.device)[:, None, None])
-    # `where` remembers the one-hot labels in one byte each; a product would keep them, and p, as floats.
-    p = torch.where(counts, at_least_float32(logits).softmax(1), 0.0)  # [b, k, H, W]
-    both = torch.where(members, p, 0.0)
-    return Overlap(both.sum((0, 2, 3)), p.sum((0, 2, 3)), members.sum((0, 2, 3)).to(p.dtype))
+    """Keeps nothing of the logits' size for backward."""
+    known = torch.where(mask, labels, IGNORE)[:, None]
+    return Overlap(*(each.sum((0, 2, 3)) for each in sums_in_chunks(_sums, PIXELS, logits, known, gradient=_gradient)))
+
+
+def _sums(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+    counts = labels != IGNORE
+    p, known = probabilities(logits, counts), torch.where(counts, labels, 0)
+    weights = counts.to(p.dtype)
+    nothing = p.new_zeros(p.shape[1])
+    both, labelled = (
+        nothing.scatter_add(0, known.flatten(), (each * weights).flatten()) for each in (p.gather(1, known), weights)
+    )
+    return both.view(1, -1, 1, 1), p.mul_(weights).sum((0, 2, 3), keepdim=True), labelled.view(1, -1, 1, 1)
+
+
+def _gradient(slopes: Sequence[Tensor], logits: Tensor, labels: Tensor) -> Tensor:
+    of_both, of_predicted, _ = slopes
+    counts = labels != IGNORE
+    p, known = probabilities(logits, counts), torch.where(counts, labels, 0)
+    of_label = p.gather(1, known) * of_both.flatten()[known]
+    mean = (p * of_predicted).sum(1, keepdim=True) + of_label
+    return kept((of_predicted - mean).mul_(p).scatter_add_(1, known, of_label), counts)

@@ -1,11 +1,14 @@
 """What losses that compare cells with each other share: unit vectors, and the nodes that a map is pooled to."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from segdistill.losses import Mask, on_grid
+from segdistill.losses import Mask, at_least_float32, on_grid
+from segdistill.losses._chunks import MAPS, sums_in_chunks
 
 
 def inverse_length(vectors: Tensor, dim: int) -> Tensor:
@@ -32,7 +35,12 @@ def unit_nodes(
     A node is the maximum, channel by channel, of the cells that count in a pool × pool window.
     """
     counts = on_grid(mask, *features.shape[-2:])[:, None]
-    features = torch.where(counts, features, -torch.inf)
-    nodes = F.max_pool2d(features, pool, ceil_mode=True) if pool > 1 else features
-    there = F.max_pool2d(counts.float(), pool, ceil_mode=True) > 0 if pool > 1 else counts
-    return unit(torch.where(there, nodes, 0.0).flatten(2), 1), there.flatten(1)
+    (nodes,) = sums_in_chunks(partial(_highest, pool), MAPS, features, counts)
+    there = F.max_pool2d(counts.float(), pool, ceil_mode=True) > 0
+    return unit(nodes.flatten(2), 1), there.flatten(1)
+
+
+def _highest(pool: int, features: Tensor, counts: Tensor) -> tuple[Tensor]:
+    """The nodes' features, 0 where no cell counts."""
+    nodes = F.max_pool2d(torch.where(counts, at_least_float32(features), -torch.inf), pool, ceil_mode=True)
+    return (torch.where(nodes > -torch.inf, nodes, 0.0),)

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from segdistill.losses import Features, Labels, Loss, Mask, Scalar, at_least_float32, global_mean, on_grid
+from segdistill.losses import Features, Labels, Loss, Mask, Scalar, global_mean, on_grid
+from segdistill.losses._chunks import PIXELS, in_chunks, kept
 
 
 @final
@@ -19,7 +20,8 @@ class Attention(Loss):
     """The squared distance of the maps mean_c F², each of length 1 over an image's counting cells; mean over images.
 
     Between 0 and 2. A map says where a stage is active, not what it sees, so channels need no adapter. Images without a
-    counting cell leave the mean. Keeps one stage-sized tensor for backward.
+    counting cell leave the mean. Keeps one stage-sized tensor for backward, which becomes the
+    gradient.
     """
 
     same_channels = False
@@ -32,5 +34,10 @@ class Attention(Loss):
 
 def _map(stage: Tensor, counts: Tensor) -> Tensor:
     """[b, hw], of length 1, or 0 where nothing is active; a cell that does not count is 0."""
-    active = torch.where(counts[:, None], at_least_float32(stage), 0).square().mean(1)
+    active = in_chunks(_activity, PIXELS, stage, counts[:, None])
     return F.normalize(active.flatten(1), dim=1)
+
+
+def _activity(stage: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    stage, channels = kept(stage, counts), stage.shape[1]
+    return torch.linalg.vecdot(stage, stage, dim=1)[:, None] / channels, stage.mul_(2 / channels)

@@ -20,7 +20,7 @@ from segdistill.types import IGNORE
 class BoundaryPrivileged(Loss):
     """Soft targets at pixels near a boundary between labels, channel-wise distillation of the other pixels.
 
-    In nats per edge pixel, plus nats per map that has a pixel off the edge, both times T². Keeps 4 logit-sized tensors
+    In nats per edge pixel, plus nats per map that has a pixel off the edge, both times T². Keeps 2 logit-sized tensors
     for backward.
 
     Args:

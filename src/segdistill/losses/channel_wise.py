@@ -15,7 +15,8 @@ class ChannelWise(Loss):
     """T²·KL(target ‖ student) of each channel's softmax over space, in nats per map that has a counting pixel.
 
     Of logits or of features. A constant added to a whole map changes nothing, so it says where a class is, not how
-    frequent it is: keep another loss beside it. Keeps 2 tensors of the student's size for backward.
+    frequent it is: keep another loss beside it. Keeps 1 tensor of the student's size for backward, which becomes the
+    gradient.
 
     Args:
         temperature: T; the paper uses 4 with weight 3 for logits and 50 for features.

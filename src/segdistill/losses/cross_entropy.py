@@ -10,8 +10,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from segdistill.losses import Features, Labels, Loss, Mask, Scalar, at_least_float32, global_ratio
+from segdistill.losses import Features, Labels, Loss, Mask, Scalar, global_ratio
 from segdistill.losses._class_weights import ClassWeights, log_prior, weights_of
+from segdistill.losses._likelihood import error, weighted_error
 from segdistill.mistakes import Mistake
 from segdistill.types import IGNORE
 
@@ -20,7 +21,7 @@ from segdistill.types import IGNORE
 class CrossEntropy(Loss):
     """−log p of the labelled class, in nats per labelled pixel; weighted, it is divided by the sum of the weights.
 
-    Keeps 1 logit-sized tensor for backward.
+    Keeps 1 logit-sized tensor for backward, which becomes the gradient; smoothed, 2.
 
     Args:
         label_smoothing: ε of the target (1 − ε)·onehot + ε/K.
@@ -59,16 +60,14 @@ class CrossEntropy(Loss):
         self.register_buffer("shift", logit_adjustment * log_prior(class_pixels).float(), persistent=False)
 
     def forward(self, student: Features, target: Tensor, labels: Labels, mask: Mask) -> Scalar:
-        logits = at_least_float32(student)
-        if self.logit_adjustment > 0:
-            logits = logits + self.shift.to(logits.dtype)[:, None, None]
-        log_p = logits.log_softmax(1)
+        shift = self.shift if self.logit_adjustment > 0 else None
         counts = mask & (labels != IGNORE)
         known = torch.where(counts, labels, 0)
-        class_weights = self.weights.to(log_p.dtype)
-        weights = class_weights[known] * counts  # [b, H, W]
-        values = -weights * log_p.gather(1, known[:, None])[:, 0]
+        errors = error(student, known, shift)  # [b, H, W]
+        class_weights = self.weights.to(errors.dtype)
+        weights = class_weights[known] * counts
+        values = weights * errors
         if self.label_smoothing > 0:  # as torch: the smoothed part carries every class's own weight
-            smooth = -torch.einsum("bkhw,k->bhw", log_p, class_weights) / log_p.shape[1]
+            smooth = weighted_error(student, class_weights, shift) / len(class_weights)
             values = (1 - self.label_smoothing) * values + self.label_smoothing * smooth * counts
         return global_ratio(values, weights)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from segdistill.losses import Features, Labels, Loss, Mask, Scalar, at_least_float32, global_mean, labels_on_grid
+from segdistill.losses._chunks import PIXELS, in_chunks
+from segdistill.losses._divergences import HIDDEN, divergence, exponentials
 from segdistill.mistakes import Mistake
 from segdistill.types import IGNORE
 
@@ -19,7 +21,8 @@ class Decoupled(Loss):
     """T²·(α·KL of "the labelled class or another" + β·KL among the other classes), in nats per labelled pixel.
 
     The KL divergence of all classes is the first plus the second times the target's probability of "another", so
-    soft targets hardly see the second where the target is sure of itself. Keeps 3 logit-sized tensors for backward.
+    soft targets hardly see the second where the target is sure of itself. Keeps 1 logit-sized tensor for backward,
+    which becomes the gradient.
 
     Args:
         temperature: T.
@@ -52,16 +55,26 @@ class Decoupled(Loss):
         labels = labels_on_grid(labels, mask, self.num_classes, *student.shape[-2:])
         counts = labels != IGNORE
         known = torch.where(counts, labels, 0)[:, None]  # [b, 1, h, w]
-        log_p, log_p_others = split(at_least_float32(student) / self.temperature, known)
-        log_q, log_q_others = split(at_least_float32(target) / self.temperature, known)
-        binary = (log_q.exp() * (log_q - log_p)).sum(1)
-        q_others = log_q_others.exp().scatter(1, known, 0)
-        among_others = (q_others * (log_q_others - log_p_others)).sum(1)
-        values = self.target_weight * binary + self.non_target_weight * among_others
-        return global_mean(values, counts.to(values.dtype)) * self.temperature**2
+        values = in_chunks(self._divergence, PIXELS, student, target, known)[:, 0]
+        return global_mean(values, counts.to(values.dtype))
+
+    def _divergence(self, student: Tensor, target: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        t, alpha, beta = self.temperature, self.target_weight, self.non_target_weight
+        ours, p, total, odds = split(at_least_float32(student), known, t)
+        theirs, q, target_total, target_odds = split(at_least_float32(target), known, t)
+        among_others = theirs.sub_(ours).mul_(q).sum(1, keepdim=True) / target_total + (
+            total.log() - target_total.log()
+        )
+        binary, slope = divergence(torch.cat([odds, 0 * odds], 1), torch.cat([target_odds, 0 * odds], 1), 1.0, (1,))
+        slope = alpha * slope[:, :1]
+        gradient = p.mul_((beta - slope) / total).addcmul_(q, beta / target_total, value=-1)  # 0 at the known class
+        gradient.scatter_(1, known, slope)
+        return (alpha * binary + beta * among_others) * t**2, gradient.mul_(t)
 
 
-def split(logits: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """log (p_known, 1 − p_known) [b, 2, h, w]; log p_c / (1 − p_known) [b, k, h, w], meaningless at the known class."""
-    rest = logits.scatter(1, known, -torch.inf).logsumexp(1, keepdim=True)  # of the other classes
-    return torch.cat([logits.gather(1, known), rest], 1).log_softmax(1), logits - rest
+def split(logits: Tensor, known: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`exponentials` of the other classes, and log p / (1 − p) of the known one."""
+    others = logits.scatter(1, known, HIDDEN)
+    below, powers, total = exponentials(others, temperature, (1,))
+    odds = (logits.gather(1, known) - others.amax(1, keepdim=True)) / temperature - total.log()
+    return below, powers, total, odds

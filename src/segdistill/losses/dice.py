@@ -19,7 +19,7 @@ class Dice(Loss):
     """1 − (2·Σp·g + ε) / (Σp + Σg + ε) of each class over the labelled pixels, averaged over the classes in the labels.
 
     Every class counts the same, however few pixels it has. The sums are over the images of one process, so the value
-    depends on which images come together. Keeps 1¼ logit-sized tensors for backward.
+    depends on which images come together. Keeps nothing of the logits' size for backward.
 
     Args:
         smooth: ε, in pixels.

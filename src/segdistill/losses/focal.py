@@ -9,8 +9,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from segdistill.losses import Features, Labels, Loss, Mask, Scalar, at_least_float32, global_ratio
+from segdistill.losses import Features, Labels, Loss, Mask, Scalar, global_ratio
 from segdistill.losses._class_weights import ClassWeights, weights_of
+from segdistill.losses._likelihood import error
 from segdistill.mistakes import Mistake
 from segdistill.types import IGNORE
 
@@ -50,11 +51,10 @@ class Focal(Loss):
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, student: Features, target: Tensor, labels: Labels, mask: Mask) -> Scalar:
-        log_p = at_least_float32(student).log_softmax(1)
         counts = mask & (labels != IGNORE)
         known = torch.where(counts, labels, 0)
-        log_p = log_p.gather(1, known[:, None])[:, 0]  # [b, H, W]
+        errors = error(student, known)  # [b, H, W]
         # At p = 1 a power below 1 has an infinite slope, and infinity times the error of 0 is NaN.
-        others = -torch.expm1(log_p).clamp(max=-1e-12)
-        weights = self.weights.to(log_p.dtype)[known] * counts
-        return global_ratio(-weights * others**self.gamma * log_p, weights)
+        others = -torch.expm1(-errors).clamp(max=-1e-12)
+        weights = self.weights.to(errors.dtype)[known] * counts
+        return global_ratio(weights * others**self.gamma * errors, weights)

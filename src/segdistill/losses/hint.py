@@ -7,8 +7,10 @@ together with the other losses, not before them; the regressor is the edge's 1×
 from typing import final
 
 import torch
+from torch import Tensor
 
 from segdistill.losses import Features, Labels, Loss, Mask, Scalar, at_least_float32, global_mean, on_grid
+from segdistill.losses._chunks import PIXELS, in_chunks, kept
 
 
 @final
@@ -21,6 +23,11 @@ class Hint(Loss):
 
     def forward(self, student: Features, target: Features, labels: Labels, mask: Mask) -> Scalar:
         counts = on_grid(mask, *student.shape[-2:])
-        difference = at_least_float32(student) - at_least_float32(target)
-        difference = torch.where(counts[:, None], difference, 0)  # before the square, where padding could overflow
-        return global_mean(difference.square().mean(1), counts.to(difference.dtype))
+        values = in_chunks(_squares, PIXELS, student, target, counts[:, None])[:, 0]
+        return global_mean(values, counts.to(values.dtype))
+
+
+def _squares(student: Tensor, target: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    difference = kept(at_least_float32(student) - at_least_float32(target), counts)
+    channels = student.shape[1]
+    return torch.linalg.vecdot(difference, difference, dim=1)[:, None] / channels, difference.mul_(2 / channels)

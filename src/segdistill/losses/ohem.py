@@ -11,8 +11,9 @@ from typing import final
 import torch
 from torch import Tensor
 
-from segdistill.losses import Features, Labels, Loss, Mask, Scalar, at_least_float32, global_ratio
+from segdistill.losses import Features, Labels, Loss, Mask, Scalar, global_ratio
 from segdistill.losses._class_weights import ClassWeights, weights_of
+from segdistill.losses._likelihood import error
 from segdistill.mistakes import Mistake
 from segdistill.types import IGNORE
 
@@ -58,12 +59,11 @@ class Ohem(Loss):
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, student: Features, target: Tensor, labels: Labels, mask: Mask) -> Scalar:
-        log_p = at_least_float32(student).log_softmax(1)
         counts = mask & (labels != IGNORE)
         known = torch.where(counts, labels, 0)
-        errors = -log_p.gather(1, known[:, None])[:, 0]  # [b, H, W]
+        errors = error(student, known)  # [b, H, W]
         kept = counts & (errors.detach() >= self.least_error(torch.where(counts, errors.detach(), -1.0)))
-        weights = self.weights.to(log_p.dtype)[known] * kept
+        weights = self.weights.to(errors.dtype)[known] * kept
         return global_ratio(weights * errors, weights)
 
     def least_error(self, errors: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ class SoftTargets(Loss):
     """T²·KL(target ‖ student) of the class distributions at temperature T, in nats per counting pixel.
 
     The factor T² keeps the gradient comparable to cross entropy's as T changes (section 2 of the paper). Weighted, it
-    is divided by the sum of the weights. Keeps 2 logit-sized tensors for backward.
+    is divided by the sum of the weights. Keeps 1 logit-sized tensor for backward, which becomes the gradient.
 
     Args:
         temperature: T.

@@ -19,7 +19,7 @@ class Tversky(Loss):
 
     TP, FP and FN are sums of probabilities. α = β = ½ is the Dice loss with twice the ε; β > α asks for recall, which
     rare classes lack. The sums are over the images of one process, so the value depends on which images come together.
-    Keeps 1¼ logit-sized tensors for backward.
+    Keeps nothing of the logits' size for backward.
 
     Args:
         alpha: α, the price of a pixel predicted too much.
