@@ -123,7 +123,7 @@ def main(steps: int, out: Path, teacher: Path | None, weight: float, settings: S
     for step in range(steps):
         set_rate(optimizer, rate(recipe.optim, step, steps))
         batch = next(batches)
-        said = {**frozen(batch.image, ["teacher"]), "student": student(as_float(batch.image))}
+        said = {**frozen(batch, ["teacher"]), "student": student(as_float(batch.image))}
         ours, theirs = (on_real_pixels(said[name]["logits"], batch) for name in ("student", "teacher"))
 
         edges = {name: system.edge(name) for name in system.acting(step)}

@@ -33,7 +33,7 @@ def main(recipe_file: str, out: str) -> None:
             ranks=accelerator.num_processes,
         )
     )
-    references = assembly.frozen(batch.image, assembly.system.listened_to(0))
+    references = assembly.frozen(batch, assembly.system.listened_to(0))
     accelerator.backward(caller(batch, references, 0).loss)
     void = [float((batch.labels == 255).float().mean())] * accelerator.num_processes
     if accelerator.num_processes > 1:

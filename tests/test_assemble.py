@@ -299,7 +299,7 @@ def test_a_class_map_connects_two_tables(tmp_path: Path) -> None:
         "soft_targets: student.logits <- teacher.logits: 11 and 19 classes in 11 groups, without our terrain"
     )
     batch = next(training_batches(assembly.train, assembly.recipe.data, 0, start=0, batch=2, rank=0, ranks=1))
-    step = assembly.system(batch, assembly.frozen(batch.image, {"teacher"}), 0)
+    step = assembly.system(batch, assembly.frozen(batch, {"teacher"}), 0)
     assert step.losses["soft_targets"] > 0
 
 

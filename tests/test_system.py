@@ -321,7 +321,7 @@ def test_frozen_is_no_module_and_teaches_evaluated() -> None:
     assert not any(module.training for module in model.modules())
     assert not any(p.requires_grad for p in model.parameters())
     before = state(model)
-    said = teachers(batch().image, ["t"])["t"]
+    said = teachers(batch(), ["t"])["t"]
     assert set(said) == set(UNet(2, 2, num_classes=K).stages)
     assert not any(value.requires_grad for value in said.values())
     assert same(before, state(model))
@@ -329,15 +329,16 @@ def test_frozen_is_no_module_and_teaches_evaluated() -> None:
 
 def test_a_frozen_answer_does_not_depend_on_the_batch() -> None:
     teachers = frozen()
-    image = batch(3).image
-    together, alone = teachers(image, ["t"])["t"]["logits"][:1], teachers(image[:1], ["t"])["t"]["logits"]
+    three = batch(3)
+    one = three._replace(image=three.image[:1])
+    together, alone = teachers(three, ["t"])["t"]["logits"][:1], teachers(one, ["t"])["t"]["logits"]
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
 def test_only_the_wanted_teachers_speak() -> None:
-    assert frozen()(batch().image, []) == {}
-    assert frozen()(batch().image, ["nobody"]) == {}
-    assert list(frozen()(batch().image, {"t", "nobody"})) == ["t"]
+    assert frozen()(batch(), []) == {}
+    assert frozen()(batch(), ["nobody"]) == {}
+    assert list(frozen()(batch(), {"t", "nobody"})) == ["t"]
 
 
 def test_training_the_system_does_not_reach_a_teacher() -> None:
@@ -350,7 +351,7 @@ def test_training_the_system_does_not_reach_a_teacher() -> None:
     steps = optimiser(system, OptimSpec(lr=0.1))
     for step in range(3):
         system.train()
-        system(batch(seed=step), teachers(batch(seed=step).image, system.listened_to(step)), step).loss.backward()
+        system(batch(seed=step), teachers(batch(seed=step), system.listened_to(step)), step).loss.backward()
         steps.step()
     assert same(before, state(teachers.models["t"]))
     assert not teachers.models["t"].training

@@ -4,9 +4,11 @@ The order of samples and what happens to them depend neither on workers nor on r
 Nor does what takes the place of a sample that cannot be read.
 """
 
+import math
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from os import cpu_count
@@ -25,7 +27,7 @@ from segdistill.datasets import Dataset
 from segdistill.mistakes import Mistake
 from segdistill.recipe import AugmentSpec, ClassUniformSpec, DataSpec, RareClassSpec, UniformSpec
 from segdistill.sampling import Drawn, Sampling, corner, remembered
-from segdistill.types import IGNORE, Batch, ClassTable, Sample, Table
+from segdistill.types import IGNORE, Batch, ClassTable, Sample, Shown, Table
 
 T = TypeVar("T")
 Place = tuple[int, int] | tuple[int, int, int, int]
@@ -46,6 +48,11 @@ class Crop(NamedTuple):
     labels: Tensor
     pad: Tensor
     key: str
+    checksum: int
+    axes: Tensor
+    """As in Shown."""
+    sample: int = -1
+    """Its index in the data set."""
     bad: Mapping[str, str] = {}
     """Keys of samples that were to be shown here and could not be read, and why."""
 
@@ -276,7 +283,8 @@ class Augmented(TorchDataset["Crop | Mistake"]):
                 index = int(np.random.default_rng([self.seed, *place, attempt]).integers(len(self.dataset)))
                 continue
             wish = None if bad else wish  # the other need not hold the class
-            return augment(sample, self.spec.size, self.crop, self.spec.augment, random, wish)._replace(bad=bad)
+            crop = augment(sample, self.spec.size, self.crop, self.spec.augment, random, wish)
+            return crop._replace(sample=index, bad=bad)
         return Mistake(list(bad.values())[-1])
 
 
@@ -299,6 +307,17 @@ class _Window(NamedTuple):
     def of_labels(self, labels: np.ndarray) -> np.ndarray:
         height, width = self.seen
         return np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST, self.box))
+
+    def of_image(self, image: Tensor) -> np.ndarray:
+        """uint8 [3, H, W] -> [h, w, 3]; of the image only the rows that count are touched, which may lie on a disk."""
+        (rows, columns), (height, width) = image.shape[-2:], self.seen
+        reach = math.ceil(max(1, (self.box[3] - self.box[1]) / height)) + 1  # of the filter, beyond the box
+        first, last = max(0, math.floor(self.box[1]) - reach), min(rows, math.ceil(self.box[3]) + reach)
+        part = Image.merge("RGB", [Image.fromarray(plane) for plane in image[:, first:last].numpy()])
+        # In their place in an image of the whole's size: Pillow rounds by where the box lies in it.
+        pixels = Image.new("RGB", (columns, rows), None)
+        pixels.paste(part, (0, first))
+        return np.asarray(pixels.resize((width, height), Image.Resampling.BILINEAR, self.box))
 
 
 def _window(
@@ -332,10 +351,9 @@ def augment(
 ) -> Crop:
     """Scale, crop, flip and jitter; the image is resized only where the crop lies. Padding is marked."""
     whole = sample.labels.numpy()
-    seen, box = shown = _window(whole, size, crop, spec, random, wish)
+    seen, _ = shown = _window(whole, size, crop, spec, random, wish)
     down, right = (int(random.integers(0, side - part + 1)) for side, part in zip(crop, seen, strict=True))
-    pixels = Image.fromarray(sample.image.permute(1, 2, 0).contiguous().numpy())
-    part = np.asarray(pixels.resize((seen[1], seen[0]), Image.Resampling.BILINEAR, box))
+    part = shown.of_image(sample.image)
     flip = bool(random.integers(2)) and spec.flip
     part = jitter(part, spec.jitter, random)
 
@@ -350,7 +368,42 @@ def augment(
         torch.from_numpy(labels[:, mirror].copy()),
         torch.from_numpy(pad[:, mirror].copy()),
         sample.key,
+        checksum(sample.image),
+        _axes(shown, (down, right), crop, flip, whole.shape, size or whole.shape),
     )
+
+
+def _axes(
+    shown: _Window,
+    corner: tuple[int, int],
+    crop: tuple[int, int],
+    flip: bool,
+    image: Sequence[int],
+    canonical: Sequence[int],
+) -> Tensor:
+    """Shown.axes of a crop in which the window begins at a corner."""
+    left, top, right, bottom = shown.box
+    axes: list[tuple[float, float]] = []
+    for axis, (begin, end) in enumerate(((top, bottom), (left, right))):
+        unit = canonical[axis] / image[axis]
+        factor = (end - begin) * unit / shown.seen[axis]
+        offset = begin * unit - corner[axis] * factor
+        axes.append((-factor, offset + crop[axis] * factor) if flip and axis == 1 else (factor, offset))
+    return torch.tensor(axes)
+
+
+def checksum(image: Tensor) -> int:
+    """Of some sixteen rows of an image, which may lie on a disk: enough to know it from another one."""
+    return zlib.crc32(image[:, :: max(1, image.shape[1] // 16)].numpy().tobytes())
+
+
+def canonical(sample: Sample, size: tuple[int, int] | None) -> Tensor:
+    """The image as a network sees it without augmentation: whole, at `size`; uint8 [3, H, W]."""
+    if size is None:
+        return sample.image
+    pixels = Image.fromarray(sample.image.permute(1, 2, 0).contiguous().numpy())
+    resized = np.asarray(pixels.resize((size[1], size[0]), Image.Resampling.BILINEAR))
+    return torch.from_numpy(resized.transpose(2, 0, 1).copy())
 
 
 def jitter(image: np.ndarray, strength: float, random: np.random.Generator) -> np.ndarray:
@@ -358,12 +411,21 @@ def jitter(image: np.ndarray, strength: float, random: np.random.Generator) -> n
     brightness, contrast, saturation = random.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
     if strength == 0:
         return image
-    x = image.astype(np.float32) * brightness
+    x = np.multiply(image, brightness, dtype=np.float32)
     mean = x.mean()
-    x = (x - mean) * contrast + mean
-    grey = x @ np.asarray((0.299, 0.587, 0.114), np.float32)
-    x = (x - grey[..., None]) * saturation + grey[..., None]
-    return x.clip(0, 255).round().astype(np.uint8)
+    done = np.empty_like(image)
+    for top in range(0, len(x), 16):  # rows that stay in the processor's cache; and one channel at a time
+        rows = x[top : top + 16]
+        rows -= mean
+        rows *= contrast
+        rows += mean
+        grey = rows @ np.asarray((0.299, 0.587, 0.114), np.float32)
+        for channel in range(3):
+            y = rows[..., channel] - grey
+            y *= saturation
+            y += grey
+            done[top : top + 16, :, channel] = np.rint(y.clip(0, 255, out=y), out=y)
+    return done
 
 
 def collate(items: Sequence[Crop | Mistake]) -> Batch | Mistake:
@@ -377,12 +439,17 @@ def collate(items: Sequence[Crop | Mistake]) -> Batch | Mistake:
         torch.stack([crop.pad for crop in crops]),
         tuple(crop.key for crop in crops),
         {key: why for crop in crops for key, why in crop.bad.items()},
+        Shown(
+            torch.tensor([crop.sample for crop in crops]),
+            torch.tensor([crop.checksum for crop in crops]),
+            torch.stack([crop.axes for crop in crops]),
+        ),
     )
 
 
 def training_batches(
     dataset: Dataset, spec: DataSpec, seed: int, *, start: int, batch: int, rank: int, ranks: int, pin: bool = False
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """Batches without end, from batch number `start` on; `batch` images over all ranks.
 
     Raises:
@@ -402,8 +469,9 @@ def training_batches(
 
 
 def _leave_interrupts(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the main one decides what it means."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C reaches every process of a terminal, and a launcher's SIGTERM a whole group: the main one decides."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _sampling(dataset: Dataset, spec: DataSpec) -> Sampling | None:
@@ -429,7 +497,7 @@ def class_shares(dataset: Dataset, spec: DataSpec, seed: int, crops: int = 256) 
     return Table(["class", "share in the data", "share as sampled"], [[n, float(a), float(b)] for n, a, b in shares])
 
 
-def _raising(items: Iterator[Batch | Mistake]) -> Iterator[Batch]:
+def _raising(items: Iterator[Batch | Mistake]) -> Generator[Batch]:
     for item in items:
         if isinstance(item, Mistake):
             raise item
@@ -452,4 +520,4 @@ def as_float(image: Tensor) -> Tensor:
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """The batch where the models are; a copy from pinned memory does not wait."""
     image, labels, pad = (tensor.to(device, non_blocking=True) for tensor in (batch.image, batch.labels, batch.pad))
-    return Batch(image, labels, pad, batch.keys, batch.bad)
+    return batch._replace(image=image, labels=labels, pad=pad)

@@ -34,7 +34,7 @@ def pulls(system: System, frozen: Frozen, batch: Batch, step: int = 0) -> dict[s
     learned = {name for name, _ in system.named_parameters()}
     state = {name: value.clone() for name, value in system.state_dict().items() if name not in learned}
     with torch.random.fork_rng():
-        result = system(batch, frozen(batch.image, system.listened_to(step)), step)
+        result = system(batch, frozen(batch, system.listened_to(step)), step)
     learning = [p for p in system.parameters() if p.requires_grad]
     of_labels = [name for name in result.losses if system.edge(name).target.node == LABELS]
     order = [*of_labels, *(name for name in result.losses if name not in of_labels)]

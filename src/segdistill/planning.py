@@ -9,13 +9,14 @@ from typing import NamedTuple
 import torch
 
 from segdistill.assemble import Assembly, assemble, probes
-from segdistill.data import class_shares, crop_size, to_device, training_batches
+from segdistill.data import as_float, class_shares, crop_size, to_device, training_batches
 from segdistill.diagnosis import warnings
 from segdistill.gradients import Pull, pulls
 from segdistill.models import Model
 from segdistill.probes.speed import gmac, parameters
 from segdistill.recipe import Recipe, take
 from segdistill.system import Frozen, System
+from segdistill.teacher_cache import TeacherCache
 from segdistill.training import accelerate, micro_batch
 from segdistill.types import Batch, Table
 
@@ -66,8 +67,9 @@ def plan(recipe: Recipe | Path | str, settings: tuple[str, ...] = (), steps: int
     for step in range(steps + 1):
         begin = time.perf_counter()
         batch = to_device(next(batches), device)
+        begin += _remember(frozen, batch)
         with accelerator.autocast():
-            result = system(batch, frozen(batch.image, system.listened_to(step)), step)
+            result = system(batch, frozen(batch, system.listened_to(step)), step)
         result.loss.backward()
         system.zero_grad()  # the weights stay as they are: a plan is not a run
         seconds.append(time.perf_counter() - begin)
@@ -84,10 +86,53 @@ def plan(recipe: Recipe | Path | str, settings: tuple[str, ...] = (), steps: int
         "peak_memory_bytes": float(peak),
         "threads": float(torch.get_num_threads()),
     }
+    connections = [*assembly.connections]
+    for name, cache in assembly.caches.items():
+        cost = _cost(cache, name, frozen, first)
+        numbers |= {f"{what}/{name}": value for what, value in cost._asdict().items()}
+        connections.append(_told(name, cache, cost))
     edges = _edges(system, pulled)
     classes = class_shares(assembly.train, recipe.data, recipe.seed, crops=128)
     tables = (_models(assembly, crop), _stages(assembly, crop), edges, classes)
-    return Plan(*tables, assembly.connections, warned, numbers)
+    return Plan(*tables, connections, warned, numbers)
+
+
+def _remember(frozen: Frozen, batch: Batch) -> float:
+    """Seconds that caches take to ask their teachers what a run has asked before it begins."""
+    begin = time.perf_counter()
+    for cache in frozen.remembered.values():
+        cache(batch)
+    return time.perf_counter() - begin
+
+
+class _Cost(NamedTuple):
+    """Of a teacher's cache; the names are those of the plan's numbers."""
+
+    cache_bytes: float
+    cache_seconds: float
+    """To ask the teacher; 0: it has been."""
+    cached_seconds_per_step: float
+    live_seconds_per_step: float
+    """Of the teacher alone, looking at the crops."""
+
+
+def _cost(cache: TeacherCache, name: str, frozen: Frozen, batch: Batch) -> _Cost:
+    estimate = cache.estimate(batch.image.device)
+    _remember(frozen, batch)
+    begin = time.perf_counter()
+    cache(batch)
+    middle = time.perf_counter()
+    with torch.no_grad():
+        frozen.models[name](as_float(batch.image))
+    return _Cost(float(estimate.size), estimate.seconds, middle - begin, time.perf_counter() - middle)
+
+
+def _told(name: str, cache: TeacherCache, cost: _Cost) -> str:
+    state = f"about {cost.cache_seconds:.0f} s to ask the teacher" if cost.cache_seconds else "it has been asked"
+    return (
+        f"{name}: remembered in {cache.folder}: {cost.cache_bytes / 1e6:,.1f} MB, {state}; "
+        f"{cost.cached_seconds_per_step:.3f} s a step, live {cost.live_seconds_per_step:.3f}"
+    )
 
 
 def _pulled(system: System, frozen: Frozen, batch: Batch) -> dict[str, Pull]:

@@ -85,7 +85,7 @@ def _not_finite(system: System, frozen: Frozen, batch: Batch, step: int) -> Iter
     before = system.moved_by_looking()
     wanted = system.listened_to(step) | {system.edge(name).student.node for name in system.acting(step)}
     with torch.no_grad():
-        said = frozen(batch.image, wanted)
+        said = frozen(batch, wanted)
         said |= {name: model(as_float(batch.image)) for name, model in system.models.items() if name in wanted}
     system.move_back(before)
     for network, stages in said.items():

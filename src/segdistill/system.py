@@ -1,11 +1,10 @@
 """The graph at work: `System` holds what learns (models and edges), `Frozen` what teaches and never learns."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, final
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from segdistill.class_map import Translation
@@ -190,22 +189,31 @@ class Following(NamedTuple):
 
 @final
 class Frozen:
-    """Teachers and moving averages: no Module, so no optimiser, state_dict, train() or DDP can reach them."""
+    """Teachers and moving averages: no Module, so no optimiser, state_dict, train() or DDP can reach them.
 
-    def __init__(self, models: Mapping[str, nn.Module], following: Mapping[str, Following]) -> None:
+    Args:
+        remembered: what answers in the place of a teacher: the stages that somebody learns from, of a batch's crops.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, nn.Module],
+        following: Mapping[str, Following],
+        remembered: Mapping[str, Callable[[Batch], Stages]] | None = None,
+    ) -> None:
         self.models = dict(models)
         self.following = dict(following)
+        self.remembered = dict(remembered or {})
         for model in self.models.values():
             model.eval().requires_grad_(False)
 
     @torch.no_grad()
-    def __call__(self, image: Float[Tensor, "b 3 H W"], wanted: Collection[str]) -> dict[str, Stages]:
-        """What each wanted model says of uint8 images; {} when nobody teaches."""
-        speaking = {name: model for name, model in self.models.items() if name in wanted}
-        if not speaking:
-            return {}
-        seen = as_float(image)
-        return {name: model(seen) for name, model in speaking.items()}
+    def __call__(self, batch: Batch, wanted: Collection[str]) -> dict[str, Stages]:
+        """What each wanted model says of a batch's images; {} when nobody teaches."""
+        speaking = [name for name in self.models if name in wanted]
+        looking = [name for name in speaking if name not in self.remembered]
+        seen = as_float(batch.image) if looking else batch.image
+        return {name: self.models[name](seen) if name in looking else self.remembered[name](batch) for name in speaking}
 
     @torch.no_grad()
     def follow(self, models: Mapping[str, nn.Module], step: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int64, UInt8
+from jaxtyping import Bool, Float32, Int64, UInt8
 from torch import Tensor
 
 IGNORE = 255
@@ -38,6 +38,21 @@ class Sample(NamedTuple):
     key: str
 
 
+class Shown(NamedTuple):
+    """Which part of which samples the crops of a batch show; on the CPU, wherever the batch is.
+
+    A pixel p of a crop lies at factor · p + offset of the image as a network sees it without augmentation; both are
+    counted from the top left border, so that the middle of a pixel is at a half.
+    """
+
+    sample: Int64[Tensor, "b"]
+    """Its index in the training split."""
+    checksum: Int64[Tensor, "b"]
+    """Of the sample's image (`data.checksum`)."""
+    axes: Float32[Tensor, "b 2 2"]
+    """[y or x, factor or offset]; a mirrored crop has a negative factor of x."""
+
+
 class Batch(NamedTuple):
     """What one process trains on in one step. `pad` marks pixels invented by cropping past the border."""
 
@@ -47,6 +62,8 @@ class Batch(NamedTuple):
     keys: Sequence[str]
     bad: Mapping[str, str] = {}
     """Keys of samples that could not be read, and why; others took their places."""
+    shown: Shown | None = None
+    """Where the crops come from; the loader knows it."""
 
 
 class Stage(NamedTuple):
