@@ -87,8 +87,9 @@ def batches(root: Path, count: int, *, start: int = 0, rank: int = 0, ranks: int
 
 
 def equal(one: Batch, other: Batch) -> bool:
-    tensors = zip(one[:3], other[:3], strict=True)  # image, labels, pad
-    return one[3:] == other[3:] and all(torch.equal(a, b) for a, b in tensors)
+    assert one.shown is not None and other.shown is not None
+    tensors = zip((*one[:3], *one.shown), (*other[:3], *other.shown), strict=True)  # image, labels, pad, …
+    return (one.keys, one.bad) == (other.keys, other.bad) and all(torch.equal(a, b) for a, b in tensors)
 
 
 # Damages

@@ -65,10 +65,9 @@ def spec(**more: object) -> DataSpec:
 
 
 def equal(one: Batch, other: Batch) -> bool:
-    return one.keys == other.keys and all(
-        torch.equal(a, b)
-        for a, b in zip(one[:3], other[:3], strict=True)  # image, labels, pad
-    )
+    assert one.shown is not None and other.shown is not None
+    tensors = zip((*one[:3], *one.shown), (*other[:3], *other.shown), strict=True)  # image, labels, pad, …
+    return one.keys == other.keys and all(torch.equal(a, b) for a, b in tensors)
 
 
 # Order

@@ -21,9 +21,12 @@ HOUSE = "segdistill"
 # From the ground up. `x/*` is a shelf: a page that says what its parts have in common, and the parts. Any other name is
 # a machine: a file, or a folder of files.
 FLOORS = [
-    "mistakes types labels parts recipe run",
+    "mistakes types labels parts recipe run allocator timing",
     "datasets/* models/* losses/* metrics/*",
-    "class_map data sampling quarantine layouts system gradients optim prediction checkpoint track",
+    (
+        "class_map data decoded sampling quarantine layouts system teacher_cache gradients optim prediction "
+        "prediction_files checkpoint track"
+    ),
     "assemble",
     "probes/* analyses/*",
     (

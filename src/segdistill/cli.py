@@ -6,22 +6,25 @@ import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table as Grid
 
 from segdistill.mistakes import Mistake, nearest
-from segdistill.types import Findings, Table
+
+if TYPE_CHECKING:  # they bring torch, and --help would wait for it
+    from segdistill.types import Findings, Table
 
 HELP = """Distil a large driving-scene segmentation network into one small enough for a car, and know that it worked.
 
 Every verb takes --plugin PACKAGE (a recipe may then name that package's parts, as package.module:Class) and --debug
 (where a failure comes from)."""
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
-data_app = typer.Typer(no_args_is_help=True, help="Make, check and analyse data.")
+# Help in plain text: rich's frames would cost more than everything else that --help waits for.
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=HELP
+)
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, check and analyse data.")
 app.add_typer(data_app, name="data")
 
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe.")]
@@ -56,7 +59,7 @@ def train(
     try:
         done = work(recipe, run, settings=settings or (), resume=resume, allow_change=allow_change or ())
     except KeyboardInterrupt as interrupt:
-        said = str(interrupt) or "stopped before the first step; nothing was trained"
+        said = str(interrupt) or "stopped at once; --resume goes on from the last checkpoint, if there is one"
         print(f"\nsegdistill: {said}", file=sys.stderr)
         raise typer.Exit(130) from interrupt
     if os.environ.get("RANK", "0") == "0":
@@ -71,6 +74,7 @@ def train(
 def plan(recipe: Path, settings: Sets = None, as_json: Json = False) -> None:
     """A dry run: stages, shapes, adapters, first losses, gradient norms, memory and time."""
     from segdistill.planning import plan as work
+    from segdistill.types import Table
 
     found = work(recipe, tuple(settings or ()))
     if as_json:
@@ -95,17 +99,25 @@ def plan(recipe: Path, settings: Sets = None, as_json: Json = False) -> None:
 
 @app.command()
 def evaluate(
-    run: Path,
+    run: Annotated[Path, typer.Argument(help="A run; with --recipe a folder of predicted class maps.")],
     split: Annotated[str | None, typer.Option(help="Default: the split the run was validated on.")] = None,
     model: Annotated[str | None, typer.Option(help="Which network, where the run trained several.")] = None,
     which: Which = "best",
+    recipe: Annotated[Path | None, typer.Option(help="Whose data the class maps in a folder are of.")] = None,
+    ids: Annotated[Literal["train", "raw"], typer.Option(help="What the values of such class maps are.")] = "train",
     settings: Sets = None,
     as_json: Json = False,
 ) -> None:
-    """mIoU and the table per class of a trained network on a split."""
+    """mIoU and the table per class of a trained network, or of class maps in files, on a split."""
     from segdistill.evaluation import evaluate as work
+    from segdistill.evaluation import evaluate_files
 
-    found = work(run, split, model=model, which=which, settings=settings or ())
+    if recipe is not None:
+        if model is not None:
+            raise Mistake(f"evaluate: --model {model} names a network of a run; with --recipe, {run} holds class maps")
+        found = evaluate_files(run, recipe, split, ids=ids, settings=settings or ())
+    else:
+        found = work(run, split, model=model, which=which, settings=settings or ())
     if as_json:
         print(json.dumps(_findings(found)))
         return
@@ -172,6 +184,7 @@ def list_parts(
     from inspect import getdoc
 
     from segdistill import parts
+    from segdistill.types import Table
 
     if shelf is not None and shelf not in parts.SHELVES:
         raise Mistake(f"list: there is no shelf '{shelf}'; there are {', '.join(parts.SHELVES)}"
@@ -262,7 +275,7 @@ def _interruptible() -> Generator[None]:
         raise typer.Exit(130) from interrupt
 
 
-def _print_analysis(found: Findings, page: Path, as_json: bool) -> None:
+def _print_analysis(found: "Findings", page: Path, as_json: bool) -> None:
     if as_json:
         print(json.dumps({**_findings(found), "page": str(page)}))
         return
@@ -272,7 +285,10 @@ def _print_analysis(found: Findings, page: Path, as_json: bool) -> None:
     print(f"Open the page: {page}")
 
 
-def _print(table: Table) -> None:
+def _print(table: "Table") -> None:
+    from rich.console import Console
+    from rich.table import Table as Grid
+
     grid = Grid(box=None, header_style="bold", pad_edge=False)
     numeric = [any(isinstance(row[i], int | float) for row in table.rows) for i in range(len(table.columns))]
     for column, right in zip(table.columns, numeric, strict=True):
@@ -288,18 +304,16 @@ def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _rows(table: Table) -> list[dict[str, object]]:
+def _rows(table: "Table") -> list[dict[str, object]]:
     return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
 
 
-def _findings(found: Findings) -> dict[str, object]:
+def _findings(found: "Findings") -> dict[str, object]:
     return {"numbers": dict(found.numbers), "tables": {name: _rows(table) for name, table in found.tables.items()}}
 
 
 def _allow_plugins(words: Sequence[str]) -> list[str]:
     """The words without `--plugin PACKAGE`, wherever it stands; those packages may be named by recipes from now on."""
-    from segdistill.parts import allow_plugin
-
     rest: list[str] = []
     given = iter(words)
     for word in given:
@@ -307,6 +321,8 @@ def _allow_plugins(words: Sequence[str]) -> list[str]:
         if name != "--plugin":
             rest.append(word)
             continue
+        from segdistill.parts import allow_plugin  # brings pydantic
+
         package = value if equals else next(given, "")
         if str(Path.cwd()) not in sys.path:
             sys.path.insert(0, str(Path.cwd()))  # a package beside the recipe, as `python -m` finds it

@@ -1,4 +1,4 @@
-"""Measure a finished run on a split."""
+"""Measure a finished run on a split, or class maps that any program wrote as files."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,9 +7,11 @@ import torch
 
 from segdistill.assemble import difference, load, open_split, weights_file
 from segdistill.checkpoint import read_card
+from segdistill.metrics.confusion import Confusion
 from segdistill.mistakes import Mistake
-from segdistill.probes.measure import Measure
-from segdistill.recipe import override, parse, read
+from segdistill.prediction_files import Ids, find, pairs
+from segdistill.probes.measure import Measure, scores
+from segdistill.recipe import Recipe, override, parse, read, take
 from segdistill.run import Run
 from segdistill.types import Findings
 
@@ -47,3 +49,31 @@ def evaluate(
     network = load(file)
     network.to("cuda" if torch.cuda.is_available() else "cpu")
     return probe({file.stem: network}, dataset)
+
+
+def evaluate_files(
+    predictions: Path | str,
+    recipe: Recipe | Path | str,
+    split: str | None = None,
+    *,
+    ids: Ids = "train",
+    settings: Sequence[str] = (),
+) -> Findings:
+    """mIoU and the table per class of predicted class maps, by the labels of a recipe's data.
+
+    `predictions/unanswered` is the share of the labelled pixels that were called nothing; they count as misses.
+
+    Args:
+        predictions: a folder with an image file for every sample; its name begins with the sample's.
+        split: default: the one that the recipe validates on.
+        ids: what the values are: train ids (255: nothing), or raw ids as in the data's label files.
+        settings: overrides of the recipe, such as `data.root=…`.
+    """
+    spec = take(recipe, settings).data
+    dataset = open_split(spec, split or spec.validate_on)
+    total = Confusion(num_classes=len(dataset.classes.names))
+    total.add_pairs(pairs(dataset, find(Path(predictions), dataset), ids))
+    found = scores({"predictions": total}, dataset.classes)
+    labelled = total.counts.sum() + total.unanswered.sum()
+    unanswered = (total.unanswered.sum() / labelled).item()
+    return found._replace(numbers={**found.numbers, "predictions/unanswered": unanswered})

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from segdistill.labels import to_label_ids
-from segdistill.metrics.confusion import Confusion
+from segdistill.metrics.confusion import ROWS, Confusion, called
 from segdistill.types import IGNORE
 
 K = 5
@@ -141,6 +141,56 @@ def test_many_pixels_do_not_overflow() -> None:
     confusion = Confusion(num_classes=2)
     confusion.counts += 3_000_000_000
     assert (confusion + confusion).result()["iou"] == pytest.approx([1 / 3, 1 / 3], rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize("k", [2, 19, 127, 128, 150])
+def test_every_integer_type_counts_the_same(kind: torch.dtype, k: int) -> None:
+    """127 classes are the last whose keys fit into 16 bits; values above them, but void, are dropped as well."""
+    predicted, labels = maps(4, k)
+    labels[0, 0, :3] = torch.tensor([k, 200, 254])
+    labels[0, 1, :3] = k - 1
+    predicted[0, 1, :3] = k - 1
+    expected = np.zeros((k, k), np.int64)
+    for p, y in zip(predicted.flatten().tolist(), labels.flatten().tolist(), strict=True):
+        if y < k:
+            expected[y, p] += 1
+    confusion = Confusion(num_classes=k)
+    confusion.add(predicted.to(kind), labels.to(kind))
+    assert confusion.counts.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("height", [1, ROWS, 2 * ROWS + 5])
+def test_the_largest_logit_and_the_first_of_equal_ones(
+    kind: torch.dtype, layout: torch.memory_format, height: int
+) -> None:
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randint(-3, 4, (2, 7, height, 6), generator=random).to(kind).contiguous(memory_format=layout)
+    assert called(logits).tolist() == logits.float().numpy().argmax(1).tolist()
+
+
+def test_pairs_count_as_their_class_maps_do() -> None:
+    """And a labelled pixel that is called nothing is a miss of its class, nobody's false alarm."""
+    predicted, labels = maps(5)
+    pairs = torch.bincount((labels * 256 + predicted).flatten(), minlength=1 << 16).view(256, 256)
+    confusion, whole = Confusion(num_classes=K), counted(predicted, labels)
+    confusion.add_pairs(pairs)
+    assert torch.equal(confusion.counts, whole.counts) and not confusion.unanswered.any()
+    moved = int(pairs[0, 0])
+    pairs[0, IGNORE] += moved
+    pairs[0, 0] = 0
+    missed = Confusion(num_classes=K)
+    missed.add_pairs(pairs)
+    both = missed + missed
+    before, after = whole.result(), both.result()
+    assert isinstance(before["iou"], list) and isinstance(after["iou"], list)
+    assert after["iou"] == pytest.approx([0, *before["iou"][1:]], rel=1e-12)
+    assert after["frequency"] == pytest.approx(before["frequency"], rel=1e-12)
+    labelled = int((labels != IGNORE).sum())
+    hits = int(((labels == predicted) & (labels != IGNORE)).sum()) - moved
+    assert after["pixel_accuracy"] == pytest.approx(hits / labelled, rel=1e-12)
 
 
 @pytest.mark.parametrize("seed", range(3))
