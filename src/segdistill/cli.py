@@ -49,8 +49,13 @@ def demo(
 def train(
     recipe: Path,
     run: Annotated[Path | None, typer.Option(help="The run directory; default runs/<folder>-<recipe>.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest whole checkpoint.")] = False,
-    allow_change: Annotated[list[str] | None, typer.Option(metavar="KEY", help="A key that may differ.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest whole checkpoint; begin where there is none.")
+    ] = False,
+    allow_change: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="With --resume: a key that may differ from the run; may be repeated."),
+    ] = None,
     settings: Sets = None,
 ) -> None:
     """Train what a recipe describes."""

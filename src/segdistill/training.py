@@ -94,6 +94,10 @@ def train(
         if accelerator.is_main_process:  # only now: what is refused has changed nothing
             write_json(directory.info_file, info)
             write_text(directory.recipe_file, dump(assembly.recipe))
+            if resume:
+                done = info.get("finished") == work.start == recipe.steps
+                goes_on = f"goes on from step {work.start}" if work.start else "nothing to go on from, it begins"
+                print(f"{path}: {'it is finished' if done else goes_on}", file=sys.stderr)
         accelerator.wait_for_everyone()
         try:
             work.run()
