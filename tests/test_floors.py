@@ -30,7 +30,7 @@ FLOORS = [
     "assemble",
     "probes/* analyses/*",
     (
-        "diagnosis training replaying evaluation analysing planning demonstration make_data checking "
+        "diagnosis stopping resuming training replaying evaluation analysing planning demonstration make_data checking "
         "reporting export shrink profile play testing"
     ),
     "cli __init__ __main__",

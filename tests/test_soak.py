@@ -76,7 +76,7 @@ def test_five_thousand_steps_leak_nothing(tmp_path: Path) -> None:
     assert len(late) >= 8
     assert abs(slope) < 2.0
     quarter = len(files) // 4
-    assert np.median(files[-quarter:]) <= np.median(files[:quarter])  # while it saves, some more are open
+    assert min(files[-quarter:]) <= min(files[:quarter])  # while it decodes or saves, some more are open
     assert {each.processes for each in late} == {2}
     assert no_process_is_left(run)
     assert len(list(run.checkpoints.iterdir())) == 2

@@ -4,14 +4,12 @@ The file is uint8 and mapped into memory, so that workers and runs share it, a c
 that does not fit into memory is read as fast as the disk. It lies in the folder of what can be computed again.
 """
 
-import fcntl
 import os
 import shutil
 import sys
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from copy import copy
 from os import cpu_count
 from pathlib import Path
@@ -23,7 +21,7 @@ import torch
 from segdistill.data import watched
 from segdistill.datasets import Dataset, FileDataset
 from segdistill.mistakes import Mistake
-from segdistill.run import Unwritten, read_json, sync_folder, write_json, writing
+from segdistill.run import Unwritten, alone, read_json, sync_folder, write_json, writing
 from segdistill.sampling import cache_folder
 from segdistill.types import ClassTable, Sample
 
@@ -117,7 +115,7 @@ class Decoded(Dataset):
         self.dataset = dataset
         self.classes: ClassTable = dataset.classes
         folder = cache_folder() / "decoded" / dataset.fingerprint()
-        with _held(folder):
+        with alone(folder.with_name(f"{folder.name}.lock"), f"decodes {what}"):
             found = _opened(folder, dataset)
             if found is None:
                 _build(folder, dataset, what)
@@ -157,17 +155,6 @@ class Decoded(Dataset):
 
 def _size(places: Iterable[Place | Mistake]) -> int:
     return max((place.image.stop for place in places if isinstance(place, Place)), default=0)
-
-
-@contextmanager
-def _held(folder: Path) -> Generator[None]:
-    """One process at a time opens or makes it; the others wait, and the system lets go of it when one is killed."""
-    with writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        file = folder.with_name(f"{folder.name}.lock").open("a")
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _opened(folder: Path, dataset: Dataset) -> list[Place | Mistake] | None:

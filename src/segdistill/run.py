@@ -243,6 +243,25 @@ def _read_findings(folder: Path) -> Findings:
 
 
 @contextmanager
+def alone(lock: Path, waiting: str) -> Generator[None]:
+    """One thread of one process of this machine at a time, as long as it lives; the others say what they wait for.
+
+    Raises:
+        Unwritten: the lock's file cannot be made.
+    """
+    with writing(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"segdistill: another process {waiting}; waiting for it", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
 def writing(path: Path) -> Generator[None]:
     """What the system says while `path` is written, as a sentence.
 

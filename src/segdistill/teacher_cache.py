@@ -4,7 +4,6 @@ What is stored says the same as long as image, teacher and size are the same; an
 crop gets is not quite what the teacher would say of it: it saw no jitter, no other scale, and the surroundings.
 """
 
-import fcntl
 import hashlib
 import json
 import math
@@ -13,8 +12,8 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, final
@@ -30,7 +29,7 @@ from segdistill.data import as_float, canonical, checksum, watched
 from segdistill.datasets import Dataset
 from segdistill.mistakes import Mistake
 from segdistill.recipe import CacheSpec
-from segdistill.run import Unwritten, read_json, sync_folder, write_bytes, writing
+from segdistill.run import Unwritten, alone, read_json, sync_folder, write_bytes, writing
 from segdistill.sampling import cache_folder
 from segdistill.types import Batch, Sample, Stage
 
@@ -190,7 +189,7 @@ class TeacherCache:
             return
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-        with _alone(self.folder / ".lock"):
+        with alone(self.folder / ".lock", f"asks the teacher, for {self.folder}"):
             missing = self.open()  # another process may have written it
             if missing:
                 with writing(self.folder):
@@ -529,17 +528,3 @@ class _Writer:
 
 def _signature(manifest: Mapping[str, object]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def _alone(lock: Path) -> Generator[None]:
-    """One process of this machine at a time, as long as it lives; the others wait."""
-    with writing(lock):
-        file = lock.open("a+")
-    with file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            print(f"segdistill: another process asks the teacher; waiting for {lock.parent}", file=sys.stderr)
-            fcntl.lockf(file, fcntl.LOCK_EX)
-        yield

@@ -3,9 +3,7 @@
 import math
 import os
 import shutil
-import signal
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
@@ -37,10 +35,12 @@ from segdistill.checkpoint import (
 )
 from segdistill.data import need_readable, to_device, training_batches
 from segdistill.gradients import prove
-from segdistill.mistakes import Mistake, nearest
+from segdistill.mistakes import Mistake
 from segdistill.optim import optimiser, rate, set_rate
-from segdistill.recipe import Recipe, differences, dump, flat, read, take
-from segdistill.run import Run, provenance, write_json, write_text
+from segdistill.recipe import Recipe, dump, take
+from segdistill.resuming import refuse_begun, reopened
+from segdistill.run import Run, write_json, write_text
+from segdistill.stopping import Patience
 from segdistill.system import Frozen, System
 from segdistill.timing import Stopwatch
 from segdistill.track import Tracker
@@ -78,17 +78,17 @@ def train(
     accelerator = accelerate(recipe)
     micro_batch(recipe, accelerator.num_processes)
     directory = Run(path)
-    if directory.begun() and not resume:
-        raise Mistake(f"{path}: a run is there already; --resume goes on with it, --run names another")
+    if not resume:
+        refuse_begun(directory)
     torch.manual_seed(recipe.seed)
     assembly = assemble(recipe)
     house.probes(assembly.recipe, assembly.classes)
     with directory.held() if accelerator.is_main_process else nullcontext():
         info: dict[str, Any] = {}
         if accelerator.is_main_process:
-            if directory.begun() and not resume:  # by now: another process began it while this one assembled
-                raise Mistake(f"{path}: a run is there already; --resume goes on with it, --run names another")
-            info = _open(directory, assembly, allow_change, accelerator.num_processes)
+            if not resume:  # by now another process may have begun it
+                refuse_begun(directory)
+            info = reopened(directory, assembly, allow_change, accelerator.num_processes)
         accelerator.wait_for_everyone()
         work = Work(directory, assembly, accelerator)
         if accelerator.is_main_process:  # only now: what is refused has changed nothing
@@ -142,69 +142,6 @@ def _may_rest(recipe: Recipe) -> bool:
     }
     foreign = any(recipe.models[name].kind != "unet" for name in recipe.trained())
     return bool(recipe.phases) or foreign or not set(recipe.trained()) <= at_logits
-
-
-def _open(directory: Run, assembly: Assembly, allow_change: Sequence[str], processes: int) -> dict[str, Any]:
-    """What run.json is to say, having seen that a run that is resumed is of the same recipe, data and teachers."""
-    directory.sweep()
-    now = provenance(assembly.recipe.seed)
-    began: dict[str, Any] = {
-        "processes": processes,
-        "threads": torch.get_num_threads(),
-        "classes": list(assembly.classes.names),
-        "fingerprints": dict(assembly.fingerprints),
-    }
-    info: dict[str, Any] = {**now, **began}
-    if directory.begun():
-        info = directory.info()
-        if not {"versions", "fingerprints"} <= info.keys():
-            raise Mistake(f"{directory.info_file}: damaged; expected versions and fingerprints")
-        _refuse_changes(directory, info, assembly, allow_change)
-        for what, before, after in (
-            *((name, info.get(name, began[name]), began[name]) for name in ("processes", "threads")),
-            *((name, info["versions"].get(name), now["versions"][name]) for name in ("torch", "segdistill")),
-        ):
-            if before != after:
-                said = f"{directory.path}: it began with {what} {before} and goes on with {after}"
-                print(f"segdistill: {said}: the same samples in the same order, but not the same bits", file=sys.stderr)
-        info |= began | {"resumed": [*info.get("resumed", []), now["date"]]}
-    return info
-
-
-def _refuse_changes(directory: Run, info: Mapping[str, Any], assembly: Assembly, allow_change: Sequence[str]) -> None:
-    """A run goes on with the recipe, classes, data and teachers that it began with, or with what may differ.
-
-    Raises:
-        Mistake: it names what differs, and how it is permitted.
-    """
-    try:
-        old = read(directory.recipe_file)
-    except Mistake as mistake:
-        raise Mistake(f"{directory.recipe_file}: damaged, or of another version: {mistake}") from mistake
-    known = {*flat(old), *flat(assembly.recipe), "classes", *(f"fingerprints.{name}" for name in assembly.fingerprints)}
-    for allowed in allow_change:
-        if not any(key == allowed or key.startswith(allowed + ".") for key in known):
-            raise Mistake(f"--allow-change {allowed}: the recipe has no such key{nearest(allowed, known)}")
-
-    def permitted(key: str) -> bool:
-        return any(key == allowed or key.startswith(allowed + ".") for allowed in allow_change)
-
-    for key, (before, after) in differences(old, assembly.recipe).items():
-        if not permitted(key):
-            raise Mistake(f"{key}: the run has {before}, this recipe has {after}; --allow-change {key} permits it")
-        if key == "optim.kind":
-            raise Mistake(f"optim.kind: the run has {before}, whose moments mean nothing to {after}; begin another run")
-    names = tuple(info.get("classes", assembly.classes.names))
-    if names != assembly.classes.names and not permitted("classes"):
-        found = house.difference(names, assembly.classes).replace("the weights", "the run")
-        raise Mistake(f"classes: the run began with others than the data: {found}; --allow-change classes permits it")
-    for name, before in info["fingerprints"].items():
-        after = assembly.fingerprints.get(name)
-        if after != before and not permitted(f"fingerprints.{name}"):
-            raise Mistake(
-                f"fingerprints.{name}: the run began with {before}, now it is {after}: other data or another "
-                f"teacher; --allow-change fingerprints.{name} permits it"
-            )
 
 
 @final
@@ -261,7 +198,7 @@ class Work:
         )
         if self.random:  # only now: a loader draws a number of its own when it starts
             restore_random(self.random)
-        with _Patience() as patience, closing(batches), self.tracker or nullcontext():
+        with Patience() as patience, closing(batches), self.tracker or nullcontext():
             try:
                 for step in range(self.start, steps):
                     set_rate(self.optimizer, rate(recipe.optim, step, steps))
@@ -601,32 +538,6 @@ def micro_batch(recipe: Recipe, processes: int) -> int:
             f"optim.accumulate {recipe.optim.accumulate}"
         )
     return recipe.data.batch // recipe.optim.accumulate
-
-
-@final
-class _Patience:
-    """Ctrl-C or SIGTERM asks to stop after the step at hand; a second Ctrl-C stops at once, and the last checkpoint
-    counts. (A launcher passes a Ctrl-C on, so that it comes twice: what comes within a second is one.)"""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self.when = math.inf
-
-    def __enter__(self) -> "_Patience":
-        self.in_charge = threading.current_thread() is threading.main_thread()
-        if self.in_charge:
-            self.before = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.in_charge:
-            for number, handler in self.before.items():
-                signal.signal(number, handler)
-
-    def _hear(self, number: int, frame: object) -> None:
-        if self.asked and number == signal.SIGINT and time.monotonic() > self.when + 1:
-            raise KeyboardInterrupt("stopped at once; --resume goes on from the last checkpoint")
-        self.asked, self.when = True, min(self.when, time.monotonic())
 
 
 def under_name(numbers: Mapping[str, float], model: str) -> dict[str, float]:

@@ -72,7 +72,8 @@ def per_class(groups: Sequence[Group], found: Comparison, colours: Mapping[str, 
 
 def provenance(reading: Reading) -> list[tuple[str, str]]:
     """What run.json tells, as (name, text)."""
-    info = {key: value for key, value in reading.info.items() if key != "warnings"}
+    left_out = {"warnings", "classes", "finished_lines"}
+    info = {key: value for key, value in reading.info.items() if key not in left_out}
     if "seconds" in info:
         info["time"] = str(timedelta(seconds=round(info.pop("seconds"))))
     steps = f"{reading.last_step:,} of {reading.recipe.steps:,}"
