@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from segdistill.assemble import load
+    from segdistill.comparing import compare
     from segdistill.demonstration import demo
     from segdistill.evaluation import evaluate
     from segdistill.mistakes import Mistake
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "compare": "comparing",
     "load": "assemble",
     "demo": "demonstration",
     "evaluate": "evaluation",
@@ -43,6 +45,7 @@ __all__ = [
     "Recipe",
     "Run",
     "allow_plugin",
+    "compare",
     "demo",
     "evaluate",
     "load",

@@ -1,0 +1,255 @@
+"""`compare`: every run of a study, one after another or several at once; then a table of what each arm is worth.
+
+The folder written: `teachers/<name>` and `arms/<arm>-<seed>` (run directories), `recipes/` (what each was trained
+from), `logs/`, `comparison.csv` (arms), `runs.csv`, and a folder for each analysis. A second call goes on where the
+first was stopped; what is finished is not trained again.
+"""
+
+import csv
+import io
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, final
+
+from segdistill.analyses._experiments import interval
+from segdistill.analysing import analyse
+from segdistill.mistakes import Mistake
+from segdistill.recipe import Recipe, differences, dump, read
+from segdistill.run import Run, write_text
+from segdistill.study import Job, jobs, read_study
+from segdistill.types import Cell, Table
+
+LOOK = 0.25
+"""Seconds between two looks at what is running."""
+COLUMNS = ("arm", "network", "seeds", "mIoU %", "±", "gain", "± gain", "best mIoU %", "minutes")
+
+
+class Compared(NamedTuple):
+    table: Table
+    """A row for each network of each arm: last weights, 95 % intervals over seeds, gains paired by seed."""
+    folder: Path
+    pages: Sequence[Path]
+
+
+def compare(study: Path | str, out: Path | None = None, *, settings: Sequence[str] = (), at_once: int = 1) -> Compared:
+    """Train whatever a study names and is not finished, then compare.
+
+    Args:
+        study: a YAML file; `segdistill.study` says what stands in it.
+        out: the folder; default `runs/<name of the study>`.
+        settings: overrides of the study, such as `seeds=[0,1]` or `set.data.root=…`.
+        at_once: runs beside each other; each has its share of the processor's threads.
+
+    Raises:
+        Mistake: before anything is trained, whatever in the study or its recipes does not fit.
+        RuntimeError: some runs failed; the others are finished.
+    """
+    if at_once < 1:
+        raise Mistake(f"jobs: expected 1 or more, got {at_once}")
+    file = Path(study)
+    folder = out or Path("runs") / file.stem
+    spec = read_study(file, settings)
+    todo = jobs(spec, file.parent, folder)
+    for job in todo:
+        _write_recipe(job, folder)
+    _Work(folder, todo, at_once).run()
+    table = _table(todo, spec.baseline)
+    write_text(folder / "comparison.csv", _csv(table))
+    write_text(folder / "runs.csv", _csv(_runs(todo)))
+    runs = [job.run for job in todo if job.arm is not None] + [job.run for job in todo if job.arm is None]
+    pages = [analyse(kind, runs, folder / kind).page for kind in spec.analyses]
+    return Compared(table, folder, pages)
+
+
+def _write_recipe(job: Job, folder: Path) -> None:
+    """What the run is trained from, which must be what it was trained from so far."""
+    file = _recipe_file(job, folder)
+    if file.exists() and Run(job.run).begun():
+        changed = differences(read(file), job.recipe)
+        for key, (before, now) in changed.items():
+            raise Mistake(
+                f"{job.run}: was trained with {key} {before}, and the study says {now}; delete it, or use --out"
+            )
+    write_text(file, dump(job.recipe))
+
+
+def _recipe_file(job: Job, folder: Path) -> Path:
+    return folder / "recipes" / f"{job.name.replace('/', '-')}.yaml"
+
+
+@final
+class _Work:
+    """Runs as processes: what waits, what runs, what is done."""
+
+    def __init__(self, folder: Path, todo: Sequence[Job], at_once: int) -> None:
+        self.folder, self.at_once = folder, at_once
+        self.waiting = list(todo)
+        self.running: dict[str, tuple[Job, subprocess.Popen[bytes]]] = {}
+        self.done: set[str] = set()
+        self.failed: dict[str, str] = {}
+        self.asked: dict[str, Sequence[str]] = {}
+        """The latest command of each."""
+        self.total = len(todo)
+
+    def run(self) -> None:
+        """Until nothing can go on.
+
+        Raises:
+            RuntimeError: some failed.
+            KeyboardInterrupt: after the running ones have written their checkpoints.
+        """
+        before = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGTERM, signal.SIGHUP)}
+        try:
+            while self.waiting or self.running:
+                self._start()
+                if self.running:
+                    time.sleep(LOOK)
+                self._look()
+        except KeyboardInterrupt:
+            for _, process in self.running.values():
+                process.send_signal(signal.SIGINT)
+            for _, process in self.running.values():
+                process.wait()
+            raise
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+        if self.failed:
+            told = "; ".join(f"{name}: {why}" for name, why in list(self.failed.items())[:3])
+            raise RuntimeError(f"{len(self.failed)} of {self.total} runs failed: {told}; see {self.folder / 'logs'}")
+
+    def _start(self) -> None:
+        for job in [*self.waiting]:
+            broken = job.needs & set(self.failed)
+            if broken:
+                self.waiting.remove(job)
+                self.failed[job.name] = f"{min(broken)} failed"
+            elif job.needs <= self.done:
+                command = _command(job, self.folder)
+                if command is None:
+                    self.waiting.remove(job)
+                    self._end(job)
+                elif len(self.running) < self.at_once:
+                    self.waiting.remove(job)
+                    self.running[job.name] = (job, self._process(job, command))
+
+    def _process(self, job: Job, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        assert self.asked.get(job.name) != command, f"{job.name}: it ended well and is not finished"
+        self.asked[job.name] = command
+        log = self.folder / "logs" / f"{job.name.replace('/', '-')}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        threads = str(max(1, (os.cpu_count() or 1) // self.at_once))
+        environment = {"OMP_NUM_THREADS": threads, **os.environ}
+        with log.open("ab") as output:
+            # A session of its own: a Ctrl-C at the terminal reaches it once, from us.
+            return subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
+
+    def _look(self) -> None:
+        for job, process in [*self.running.values()]:
+            code = process.poll()
+            if code is None:
+                continue
+            del self.running[job.name]
+            if code == 0:
+                self.waiting.insert(0, job)  # it may have a second command
+            elif code == 130:
+                raise KeyboardInterrupt
+            else:
+                self.failed[job.name] = _last_words(self.folder / "logs" / f"{job.name.replace('/', '-')}.log")
+                print(f"{job.name}: failed: {self.failed[job.name]}", file=sys.stderr)
+
+    def _end(self, job: Job) -> None:
+        self.done.add(job.name)
+        scores = ", ".join(f"{network} {100 * score.last:.1f}" for network, score in _scores(job).items())
+        print(f"{len(self.done)}/{self.total}  {job.name}: mIoU % {scores}", file=sys.stderr)
+
+
+def _command(job: Job, folder: Path) -> list[str] | None:
+    """What is still to be done for a run; None: nothing."""
+    program = [sys.executable, "-m", "segdistill"]
+    run = Run(job.run)
+    if not run.exists() or run.info().get("finished") != job.recipe.steps:
+        return [*program, "train", str(_recipe_file(job, folder)), "--run", str(job.run), "--resume"]
+    if job.calibrate is not None and not list((job.run / "best").glob("*.temperature.json")):
+        return [*program, "calibrate", str(job.run), "--split", job.calibrate]
+    return None
+
+
+def _last_words(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1].strip().removeprefix("segdistill: ") if lines else "it said nothing"
+
+
+class _Score(NamedTuple):
+    last: float
+    best: float
+    seconds: float
+
+
+def _scores(job: Job) -> dict[str, _Score]:
+    """Of the networks that a finished run trained."""
+    run = Run(job.run)
+    found = [each for _, each in run.findings("measure")]
+    if not found:
+        raise Mistake(f"{job.run}: it has no findings of the probe measure, which a comparison is made of")
+    seconds = float(run.info().get("seconds", 0.0))
+    keys = {name: f"{name}/mean_iou" for name in job.recipe.trained()}
+    return {
+        name: _Score(found[-1].numbers[key], max(each.numbers[key] for each in found), seconds)
+        for name, key in keys.items()
+    }
+
+
+def _table(todo: Sequence[Job], baseline: str | None) -> Table:
+    by_arm: dict[str, dict[int, dict[str, _Score]]] = {}
+    for job in todo:
+        by_arm.setdefault(job.arm or job.name, {})[job.recipe.seed] = _scores(job)
+    recipes = {job.arm or job.name: job.recipe for job in todo}
+    against = by_arm[baseline] if baseline is not None else {}
+    rows: list[list[Cell]] = []
+    for arm, seeds in by_arm.items():
+        for network in recipes[arm].trained():
+            scores = [100 * each[network].last for each in seeds.values()]
+            mean, half = interval(scores)
+            gain, gain_half = None, None
+            other = _same(recipes[arm], network, recipes[baseline]) if baseline not in (None, arm) else None
+            if other is not None:
+                pairs = [(seeds[k][network].last, against[k][other].last) for k in seeds if k in against]
+                gain, gain_half = interval([100 * (one - two) for one, two in pairs]) if pairs else (None, None)
+            best = statistics.fmean(100 * each[network].best for each in seeds.values())
+            minutes = statistics.fmean(each[network].seconds for each in seeds.values()) / 60
+            rows.append([arm, network, len(scores), mean, half, gain, gain_half, best, minutes])
+    return Table(COLUMNS, rows)
+
+
+def _same(recipe: Recipe, network: str, baseline: Recipe) -> str | None:
+    """The baseline's network of the same architecture."""
+    mine = recipe.models[network]
+    for name in baseline.trained():
+        spec = baseline.models[name]
+        if (spec.kind, spec.parameters) == (mine.kind, mine.parameters):
+            return name
+    return None
+
+
+def _runs(todo: Sequence[Job]) -> Table:
+    rows: list[list[Cell]] = [
+        [job.arm or job.name, name, job.recipe.seed, score.last, score.best, score.seconds, str(job.run)]
+        for job in todo
+        for name, score in _scores(job).items()
+    ]
+    return Table(("arm", "network", "seed", "mean_iou", "best_mean_iou", "seconds", "run"), rows)
+
+
+def _csv(table: Table) -> str:
+    written = io.StringIO()
+    writer = csv.writer(written, lineterminator="\n")
+    writer.writerow(table.columns)
+    writer.writerows(table.rows)
+    return written.getvalue()

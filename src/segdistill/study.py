@@ -1,0 +1,193 @@
+"""The Study schema: recipes, settings and seeds that are to be compared fairly; read from YAML. No torch.
+
+```yaml
+recipe: ../camvid/small_soft_targets.yaml        # every arm is this one, unless it names another
+seeds: [0, 1, 2]                                 # of every arm
+baseline: labels                                 # the arm that gains are over
+teachers:                                        # trained first, once; {folder}/teachers/<name> is where they are
+  plain: {recipe: ../camvid/small_teacher.yaml}
+arms:
+  labels: {recipe: ../camvid/small_baseline.yaml}
+grid:                                            # an arm for each combination of one choice of every axis
+  teacher: {plain: {models.teacher.weights: "{folder}/teachers/plain"}}
+  temperature: {T1: {losses.soft_targets.temperature: 1}, T4: {losses.soft_targets.temperature: 4}}
+```
+"""
+
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, final
+
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+
+from segdistill.mistakes import Mistake, nearest, one_of
+from segdistill.parts import Checked, explain
+from segdistill.recipe import Recipe, mapping, override, parse, put
+
+NAME = r"[A-Za-z0-9_-]{1,64}"
+FOLDER = "{folder}"
+"""In a setting: where the study's runs are."""
+
+
+class _Spec(Checked):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@final
+class ArmSpec(_Spec):
+    """A recipe with settings; trained once for every seed."""
+
+    recipe: str | None = None
+    """Relative to the study's file. Default: the study's."""
+    set: dict[str, Any] = Field(default={})
+    """Dotted key of the recipe -> value."""
+
+
+@final
+class TeacherSpec(_Spec):
+    """A network that arms learn from."""
+
+    recipe: str
+    set: dict[str, Any] = Field(default={})
+    calibrate: str | None = None
+    """A split: a temperature is fitted on it afterwards, for arms that say `temperature: calibrated`."""
+
+
+@final
+class StudySpec(_Spec):
+    """What a study's file says."""
+
+    recipe: str
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    baseline: str | None = None
+    set: dict[str, Any] = Field(default={})
+    """For every recipe, those of the teachers as well."""
+    teachers: dict[str, TeacherSpec] = Field(default={})
+    arms: dict[str, ArmSpec] = Field(default={})
+    grid: dict[str, dict[str, dict[str, Any]]] = Field(default={})
+    """Axis -> choice -> settings."""
+    analyses: tuple[str, ...] = ()
+    """Of all runs, when they are there."""
+
+    @model_validator(mode="after")
+    def _named(self) -> "StudySpec":
+        for name in (*self.teachers, *self.arms, *(choice for axis in self.grid.values() for choice in axis)):
+            if not re.fullmatch(NAME, name):
+                raise ValueError(f"'{name}': a name is at most 64 letters a to z, digits, _ and -")
+        arms = self.everything()
+        if not arms:
+            raise ValueError("there are no arms; expected arms, or a grid")
+        if self.baseline is not None and self.baseline not in arms:
+            found = nearest(self.baseline, arms)
+            raise ValueError(f"baseline: there is no arm '{self.baseline}'; there is {one_of(arms)}{found}")
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: one stands twice")
+        return self
+
+    def everything(self) -> dict[str, ArmSpec]:
+        """The arms, with those of the grid; the baseline first."""
+        found = dict(self.arms)
+        axes = [list(choices.items()) for choices in self.grid.values()]
+        for chosen in itertools.product(*axes) if axes else ():
+            name = "-".join(choice for choice, _ in chosen)
+            if name in found:
+                raise ValueError(f"grid: the arm '{name}' is there already")
+            found[name] = ArmSpec(set={key: value for _, settings in chosen for key, value in settings.items()})
+        first = {name: arm for name, arm in found.items() if name == self.baseline}
+        return first | found
+
+
+class Job(NamedTuple):
+    """One run of a study."""
+
+    name: str
+    """teachers/<name>, or <arm>-<seed>."""
+    arm: str | None
+    """None for a teacher."""
+    recipe: Recipe
+    run: Path
+    needs: frozenset[str]
+    """The jobs that it waits for."""
+    calibrate: str | None
+
+
+def read_study(path: Path | str, settings: Sequence[str] = ()) -> StudySpec:
+    """The study in a YAML file, with `a.b=c` overrides applied; `set.data.root=x` is for every recipe.
+
+    Raises:
+        Mistake: no such file, no YAML, or a study that says something we do not understand.
+    """
+    content = mapping(path, "a study", StudySpec.model_fields)
+    inside = [setting for setting in settings if setting.startswith("set.")]
+    content = override(content, [setting for setting in settings if setting not in inside])
+    for setting in inside:  # the keys of `set` have dots of their own
+        key, equals, value = setting.removeprefix("set.").partition("=")
+        content.setdefault("set", {})[key] = override({}, [f"value{equals}{value}"]).get("value")
+    try:
+        return StudySpec.model_validate(content)
+    except ValidationError as error:
+        raise Mistake(f"{path}: {explain(error, '', _accepted)}") from error
+
+
+def jobs(study: StudySpec, beside: Path, folder: Path) -> list[Job]:
+    """Every run, teachers first, each with its whole recipe.
+
+    Args:
+        beside: the folder that recipes are named from.
+        folder: where the runs go.
+
+    Raises:
+        Mistake: a recipe does not understand what the study sets.
+    """
+    found: list[Job] = []
+    for name, spec in study.teachers.items():
+        recipe = _recipe(f"teachers.{name}", beside / spec.recipe, [study.set, spec.set], folder)
+        found.append(Job(f"teachers/{name}", None, recipe, folder / "teachers" / name, frozenset(), spec.calibrate))
+    for name, spec in study.everything().items():
+        needs = frozenset(f"teachers/{teacher}" for teacher in _mentioned(spec.set))
+        unknown = [need for need in needs if need.removeprefix("teachers/") not in study.teachers]
+        if unknown:
+            known = nearest(unknown[0].removeprefix("teachers/"), study.teachers)
+            raise Mistake(f"{name}: there is no {unknown[0]}; there is {one_of(study.teachers)}{known}")
+        for seed in study.seeds:
+            file = beside / (spec.recipe or study.recipe)
+            recipe = _recipe(name, file, [study.set, spec.set, {"seed": seed}], folder)
+            run = f"{name}-{seed}"
+            found.append(Job(run, name, recipe, folder / "arms" / run, needs, None))
+    return found
+
+
+def _recipe(where: str, file: Path, settings: Sequence[Mapping[str, Any]], folder: Path) -> Recipe:
+    content = mapping(file, "a recipe", Recipe.model_fields)
+    try:
+        for key, value in (pair for each in settings for pair in each.items()):
+            put(content, key, _there(value, folder))
+        return parse(content)
+    except Mistake as mistake:
+        raise Mistake(f"{where}: {mistake}") from mistake
+
+
+def _there(value: Any, folder: Path) -> Any:
+    """With the study's folder in it."""
+    match value:
+        case str():
+            return value.replace(FOLDER, folder.as_posix())
+        case dict():
+            return {key: _there(each, folder) for key, each in value.items()}  # pyright: ignore[reportUnknownVariableType]
+        case list():
+            return [_there(each, folder) for each in value]  # pyright: ignore[reportUnknownVariableType]
+        case _:
+            return value
+
+
+def _mentioned(settings: object) -> Iterator[str]:
+    """The teachers that settings name."""
+    yield from re.findall(rf"{re.escape(FOLDER)}/teachers/({NAME})", json.dumps(settings))
+
+
+def _accepted(place: Sequence[int | str]) -> Sequence[str]:
+    specs = {"teachers": TeacherSpec, "arms": ArmSpec}
+    return [*(specs[str(place[0])] if place else StudySpec).model_fields]

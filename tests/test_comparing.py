@@ -1,0 +1,83 @@
+"""A study from end to end, what a second call does, and its table against arithmetic by hand."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from segdistill.comparing import compare
+from segdistill.mistakes import Mistake
+from segdistill.run import Run
+from test_study import written
+
+SHORT = ("grid.temperature={T1: {}}", "grid.teacher={late: {models.teacher.weights: '{folder}/teachers/big2'}}")
+
+
+@pytest.mark.slow
+def test_a_study_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study, out = written(tmp_path), tmp_path / "out"
+    table, folder, pages = compare(study, out, settings=[*SHORT, "teachers.big=null"][:2], at_once=2)
+    assert folder == out and not pages
+    assert capsys.readouterr().err.count("mIoU %") == 6
+    rows = {row[0]: row for row in table.rows}
+    with (out / "runs.csv").open() as file:
+        runs = {Path(row["run"]).name: float(row["mean_iou"]) for row in csv.DictReader(file)}
+    gains = [100 * (runs[f"late-T1-{seed}"] - runs[f"labels-{seed}"]) for seed in (3, 5)]
+    assert rows["labels"][3] == pytest.approx(50 * (runs["labels-3"] + runs["labels-5"]))
+    assert rows["late-T1"][5] == pytest.approx(sum(gains) / 2) and rows["labels"][5] is None
+    assert rows["late-T1"][6] == pytest.approx(12.706 * abs(gains[0] - gains[1]) / 2, rel=1e-3)
+    for name, value in runs.items():
+        place = out / ("teachers" if name.startswith("big") else "arms") / name
+        found = Run(place).last_findings("measure")
+        assert found is not None and found.numbers["student/mean_iou"] == value
+    # A second call trains nothing.
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("log.jsonl")}
+    again, _, _ = compare(study, out, settings=SHORT, at_once=2)
+    assert again == table and before == {file: file.stat().st_mtime_ns for file in out.rglob("log.jsonl")}
+    # Other settings are no continuation.
+    with pytest.raises(
+        Mistake, match=r"was trained with optim\.lr 0\.01, and the study says 0\.02; delete it, or use --out"
+    ):
+        compare(study, out, settings=[*SHORT, "set.optim.lr=0.02"])
+
+
+@pytest.mark.slow
+def test_what_fails_is_told_and_the_rest_is_done(tmp_path: Path) -> None:
+    """The teacher of an arm cannot be trained; the baseline can."""
+    study, out = written(tmp_path), tmp_path / "out"
+    broken = "teachers={big2: {recipe: plain.yaml, set: {data.kind: camvid, data.root: nowhere, data.count: null}}}"
+    with pytest.raises(
+        RuntimeError, match=r"3 of 5 runs failed: teachers/big2: data.*; late-T1-3: teachers/big2 failed"
+    ):
+        compare(study, out, settings=[broken, *SHORT], at_once=2)
+    assert {Run(out / "arms" / f"labels-{seed}").info()["finished"] for seed in (3, 5)} == {4}
+
+
+@pytest.mark.slow
+def test_ctrl_c_reaches_the_runs_and_the_study_goes_on(tmp_path: Path) -> None:
+    study, out = written(tmp_path), tmp_path / "out"
+    settings = ["teachers={}", "grid={}", "seeds=[0]", "set.steps=4000", "set.checkpoint.every=4000"]
+    command = [sys.executable, "-m", "segdistill", "compare", str(study), "--out", str(out), "--json"]
+    command += [word for setting in settings for word in ("--set", setting)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ) as process:
+        log = out / "arms" / "labels-0" / "log.jsonl"
+        deadline = time.monotonic() + 120
+        while not (log.exists() and log.stat().st_size > 200):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=120)
+    assert process.returncode == 130, told
+    (checkpoint,) = (out / "arms" / "labels-0" / "checkpoints").iterdir()
+    step = int(checkpoint.name.removeprefix("step-"))
+    settings[3:] = [f"set.steps={step + 2}", "set.checkpoint.every=4000"]
+    with pytest.raises(Mistake, match=r"was trained with steps 4000"):
+        compare(study, out, settings=settings)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert max(line["step"] for line in lines) == step < 4000

@@ -1,0 +1,116 @@
+"""What a study says: its arms, its grid, where its runs go, and the sentence for whatever does not fit."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from segdistill.mistakes import Mistake
+from segdistill.recipe import read
+from segdistill.study import jobs, read_study
+from small import content
+
+FROZEN = {"weights": "runs/t", "frozen": True}
+
+
+def written(folder: Path, **more: object) -> Path:
+    """A study over two teachers, beside its recipes."""
+    taught = content(
+        models={"student": {"kind": "unet", "width": 4, "depth": 2}, "teacher": FROZEN},
+        losses={
+            "cross_entropy": {"student": "student"},
+            "soft_targets": {"student": "student", "target": "teacher", "temperature": 1},
+        },
+    )
+    for name, recipe in (("plain", content()), ("taught", taught)):
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
+    study = {
+        "recipe": "taught.yaml",
+        "seeds": [3, 5],
+        "baseline": "labels",
+        "set": {"steps": 4},
+        "teachers": {
+            "big": {"recipe": "plain.yaml", "set": {"models.student.width": 6}},
+            "big2": {"recipe": "plain.yaml"},
+        },
+        "arms": {"labels": {"recipe": "plain.yaml"}},
+        "grid": {
+            "teacher": {
+                "early": {"models.teacher.weights": "{folder}/teachers/big@step-2"},
+                "late": {"models.teacher.weights": "{folder}/teachers/big2"},
+            },
+            "temperature": {
+                "T1": {},
+                "T4": {"losses.soft_targets": {"student": "student", "target": "teacher", "temperature": 4}},
+            },
+        },
+        **more,
+    }
+    file = folder / "study.yaml"
+    file.write_text(yaml.safe_dump(study))
+    return file
+
+
+def test_every_combination_with_every_seed(tmp_path: Path) -> None:
+    found = jobs(read_study(written(tmp_path)), tmp_path, tmp_path / "out")
+    assert [job.name for job in found[:4]] == ["teachers/big", "teachers/big2", "labels-3", "labels-5"]
+    arms = [job for job in found if job.arm is not None]
+    assert [job.name for job in arms[2:]] == [
+        f"{teacher}-{t}-{seed}" for teacher in ("early", "late") for t in ("T1", "T4") for seed in (3, 5)
+    ]
+    assert {job.recipe.steps for job in found} == {4}
+    by_name = {job.name: job for job in found}
+    assert by_name["teachers/big"].recipe.models["student"].parameters["width"] == 6
+    assert by_name["teachers/big"].recipe.seed == 0 and by_name["late-T4-5"].recipe.seed == 5
+    early, late = by_name["early-T4-3"], by_name["late-T1-3"]
+    assert early.recipe.models["teacher"].weights == f"{(tmp_path / 'out').as_posix()}/teachers/big@step-2"
+    assert (early.recipe.losses["soft_targets"].parameters["temperature"], early.needs) == (4, {"teachers/big"})
+    assert (late.recipe.losses["soft_targets"].parameters["temperature"], late.needs) == (1, {"teachers/big2"})
+    assert late.run == tmp_path / "out" / "arms" / "late-T1-3"
+
+
+def test_settings_for_the_study_and_for_every_recipe(tmp_path: Path) -> None:
+    study = read_study(written(tmp_path), ["seeds=[7]", "set.data.batch=2", "set.log.wandb=off"])
+    found = jobs(study, tmp_path, tmp_path)
+    assert {job.recipe.data.batch for job in found} == {2} and {job.recipe.steps for job in found} == {4}
+    assert {job.recipe.seed for job in found} == {0, 7}
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (
+            {"baseline": "label"},
+            r"baseline: there is no arm 'label'; there is labels, early-T1, .* \(did you mean 'labels'\?\)",
+        ),
+        ({"seeds": [1, 1]}, "seeds: one stands twice"),
+        ({"seeds": []}, "seeds: .*at least 1"),
+        ({"arms": {}, "grid": {}, "baseline": None}, "there are no arms; expected arms, or a grid"),
+        ({"arms": {"a b": {}}}, "'a b': a name is at most 64 letters"),
+        ({"arm": {}}, r"arm: unknown key; a recipe accepts .* \(did you mean 'arms'\?\)"),
+        ({"arms": {"labels": {"recipes": "x"}}}, r"arms.labels.recipes: unknown key; .*did you mean 'recipe'"),
+        ({"arms": {"labels": {"recipe": "plane.yaml"}}}, r"plane.yaml: no such recipe \(did you mean 'plain.yaml'\?\)"),
+        ({"arms": {"labels": {"recipe": "plain.yaml", "set": {"step": 3}}}}, r"labels: step: unknown key; .*'steps'"),
+        (
+            {"grid": {"t": {"one": {"models.teacher.weights": "{folder}/teachers/bog"}}}},
+            r"one: there is no teachers/bog; there is big and big2 \(did you mean 'big'\?\)",
+        ),
+    ],
+)
+def test_whatever_does_not_fit_is_a_sentence(tmp_path: Path, more: dict[str, object], sentence: str) -> None:
+    with pytest.raises(Mistake, match=sentence):
+        jobs(read_study(written(tmp_path, **more)), tmp_path, tmp_path)
+
+
+def test_the_shipped_studies_are_sound(repository: Path, tmp_path: Path) -> None:
+    files = sorted((repository / "recipes" / "studies").glob("*.yaml"))
+    assert files
+    for file in files:
+        found = jobs(read_study(file), file.parent, tmp_path)
+        assert len({job.name for job in found}) == len(found)
+        assert f"segdistill compare recipes/studies/{file.name}" in file.read_text().splitlines()[0]
+        for job in found:  # a study is fair: what learns from a teacher has the schedule of what does not
+            if job.arm is not None:
+                first = next(each for each in found if each.arm is not None)
+                assert (job.recipe.steps, job.recipe.optim) == (first.recipe.steps, first.recipe.optim)
+        read(file.parent / read_study(file).recipe)
