@@ -160,6 +160,15 @@ def test_phases_in_epochs() -> None:
     assert [phase.steps for phase in made(said).system.phases] == [6, 3]
 
 
+def test_the_last_phase_is_a_share_of_all_steps() -> None:
+    ring = [{"steps": 2, "losses": ["cross_entropy"]}, {"steps": 1, "losses": ["more"]}]
+    said = content(phases=[*ring, {"last": 0.05, "losses": ["cross_entropy", "more"]}])
+    said["losses"]["more"] = {"kind": "cross_entropy", "student": "student"}
+    said["steps"] = 60
+    system = made(said).system
+    assert system.ending == (57, {"cross_entropy", "more"}) and len(system.phases) == 2
+
+
 # Stages and edges
 
 

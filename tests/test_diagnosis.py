@@ -9,9 +9,10 @@ from torch import Tensor
 
 from segdistill.class_map import Translation, groups
 from segdistill.diagnosis import warnings
-from segdistill.gradients import pulls
+from segdistill.gradients import prove, pulls
 from segdistill.losses import Loss
 from segdistill.losses.cross_entropy import CrossEntropy
+from segdistill.losses.entropy_floor import EntropyFloor
 from segdistill.losses.soft_targets import SoftTargets
 from segdistill.models import Model
 from segdistill.models.unet import UNet
@@ -127,3 +128,13 @@ def test_a_teacher_of_other_classes_is_judged_in_the_groups_terms() -> None:
         {"teacher": Colours(order=(2, 1, 0))}, {}
     )  # fmt: skip
     assert warnings(system, frozen, batch(), pulls(system, frozen, batch()), {"teacher": found}) == []
+
+
+def test_a_hinge_that_nothing_crosses_yet_is_right_to_be_silent() -> None:
+    """Nothing is known at first, so no entropy is below the floor; that is no reason to stop, nor to be looked at."""
+    floor = Edge(EntropyFloor(1e-3, num_classes=3), Tap("student", LOGITS), Tap(LABELS))
+    assert warned(floor=floor) == []
+    torch.manual_seed(0)
+    system, frozen = System({"student": UNet(4, 2, num_classes=3)}, {"floor": floor}, []), Frozen({}, {})
+    assert pulls(system, frozen, batch())["floor"].norm == 0
+    assert prove(system, frozen, batch(), 0, {"floor"}) == ({"floor"}, {})

@@ -16,7 +16,7 @@ from segdistill.models import Model
 from segdistill.models.unet import UNet
 from segdistill.optim import optimiser
 from segdistill.recipe import LABELS, OptimSpec, parse
-from segdistill.system import Edge, Following, Frozen, Phase, System, Tap
+from segdistill.system import Edge, Ending, Following, Frozen, Phase, System, Tap
 from segdistill.types import IGNORE, Batch, ClassTable
 
 TINY: dict[str, Any] = {"kind": "unet", "width": 2, "depth": 2}
@@ -226,6 +226,18 @@ def test_phases_follow_each_other_in_a_ring() -> None:
     assert acting == [["p", "r"], ["p", "r"], [], ["q"], ["q"], ["q"]] * 2
     assert [system.acting(step) for step in (7, 0, 7)] == [acting[7], acting[0], acting[7]]  # of the step alone
     assert System({"a": nn.Identity()}, {"p": edge(), "q": edge()}, []).acting(99) == ["p", "q"]
+
+
+def test_a_ring_ends_where_the_last_phase_begins() -> None:
+    """CE, CE, KD, CE, CE, KD, CE, then both: whatever the ring would have said."""
+    phases = [Phase(2, frozenset({"ce"})), Phase(1, frozenset({"kd"}))]
+    edges = {"ce": edge(), "kd": edge(), "late": edge()}
+    system = System({"a": nn.Identity()}, edges, phases, Ending(7, frozenset(edges)))
+    told = ["+".join(system.acting(step)) for step in range(10)]
+    assert told == ["ce", "ce", "kd", "ce", "ce", "kd", "ce", *["ce+kd+late"] * 3]
+    assert system.first_steps == {"ce": 0, "kd": 2, "late": 7}
+    short = System({"a": nn.Identity()}, edges, phases, Ending(1, frozenset(edges)))
+    assert short.first_steps == {"ce": 0, "kd": 1, "late": 1}
 
 
 def mutual(seed: int = 0) -> System:

@@ -1,6 +1,7 @@
 """Recipe -> datasets, System, Frozen, probes: everything is checked against everything before any data is read."""
 
 import hashlib
+import re
 import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from segdistill import parts
-from segdistill.checkpoint import Card, digest, load_weights, read_card
+from segdistill.checkpoint import Card, Weights, digest, in_checkpoint, networks, read_card, read_temperature
 from segdistill.class_map import Groups, Translation, groups
 from segdistill.data import Cached, PixelCounts, count_pixels, crop_size, need_readable, unreadable
 from segdistill.datasets import Dataset
@@ -25,7 +26,7 @@ from segdistill.models import Model
 from segdistill.quarantine import without
 from segdistill.recipe import LABELS, DataSpec, LossSpec, ModelSpec, ProbeSpec, Recipe
 from segdistill.run import Run
-from segdistill.system import Edge, Following, Frozen, Phase, System, Tap
+from segdistill.system import Edge, Ending, Following, Frozen, Phase, System, Tap
 from segdistill.teacher_cache import TeacherCache
 from segdistill.types import ClassTable, Stage
 
@@ -113,8 +114,9 @@ def assemble(recipe: Recipe) -> Assembly:
     trained = recipe.trained()
     digests = {name: digest(model) for name, model in models.items() if name not in (*trained, *following)}
     caches = _caches(recipe, models, digests, train, ends)
-    frozen = Frozen({n: m for n, m in models.items() if n not in trained}, following, caches)
-    system = System({n: models[n] for n in trained}, edges, _phases(recipe, len(train)))
+    temperatures = {n: spec.temperature for n, spec in recipe.models.items() if isinstance(spec.temperature, float)}
+    frozen = Frozen({n: m for n, m in models.items() if n not in trained}, following, caches, temperatures)
+    system = System({n: models[n] for n in trained}, edges, *_phases(recipe, len(train)))
     _need_whole_cells(recipe, ends, crop_size(train, recipe.data))
     prints = {"train": train.fingerprint(), "val": val.fingerprint(), **digests}
     pixels = counts.class_pixels
@@ -142,6 +144,8 @@ def resolve(recipe: Recipe) -> Recipe:
         if spec.frozen and spec.weights is None and not part.brings_weights:
             raise Mistake(f"models.{name}: a frozen model needs weights, or it would teach noise")
         models[name] = _complete(spec, "models", spec.kind, f"models.{name}", ModelSpec.model_fields)
+        if spec.temperature == "calibrated":
+            models[name] = models[name].model_copy(update={"temperature": _calibrated(name, spec)})
     losses = {
         name: _complete(
             spec.model_copy(update={"kind": spec.kind or name}),
@@ -167,21 +171,48 @@ def open_split(spec: DataSpec, split: str) -> Dataset:
 
 
 def load(path: Path | str, model: str | None = None, which: str = "best") -> Model:
-    """The trained network of a run directory (or of one weights file), ready to predict.
+    """The trained network of a run directory (or of one checkpoint, or of one weights file), ready to predict.
 
     >>> model = load("runs/camvid-student")  # doctest: +SKIP
 
     Args:
+        path: a run, RUN@step-N for the network as it was in a checkpoint that is kept, or a weights file.
         model: which of the run's networks; needed where it trained several.
         which: best (by validation mIoU) or last.
     """
-    file = weights_file(path, model, which)
-    card = read_card(file)
-    part = parts.find("models", card.kind, str(file))
-    settings = _trained(part, parts.settings(part, card.parameters, str(file)))
+    return built(weights(path, model, which))
+
+
+def built(found: Weights) -> Model:
+    """The network whose weights they are, ready to predict."""
+    card, where = found.card, str(found.file)
+    part = parts.find("models", card.kind, where)
+    settings = _trained(part, parts.settings(part, card.parameters, where))
     network = _as_model(parts.build(part, settings, num_classes=len(card.classes.names)))
-    load_weights(file, network)
+    found.fill(network)
     return _as_model(network.to(memory_format=torch.channels_last).eval())  # pyright: ignore[reportCallIssue]
+
+
+def weights(path: Path | str, model: str | None = None, which: str = "best") -> Weights:
+    """The network that a run directory, RUN@step-N or the path of a weights file means."""
+    run, step = run_and_step(path)
+    if step is None:
+        file = weights_file(path, model, which)
+        return Weights(file.stem, read_card(file), file)
+    if which != "best":
+        raise Mistake(f"{path}: names a checkpoint, which is neither the best nor the {which}; leave '{which}' out")
+    return in_checkpoint(Run(run).require(), step, model)
+
+
+def run_and_step(path: Path | str) -> tuple[Path, int | None]:
+    """runs/teacher@step-480 in two; a folder or file of that name is what it is."""
+    place = Path(path)
+    name, at, said = place.name.rpartition("@")
+    if not at or place.exists():
+        return place, None
+    if not re.fullmatch(r"step-[0-9]{1,18}", said):
+        raise Mistake(f"{path}: expected RUN@step-N, as in {name}@step-480")
+    return place.with_name(name), int(said.removeprefix("step-"))
 
 
 def weights_file(path: Path | str, model: str | None = None, which: str = "best") -> Path:
@@ -230,10 +261,9 @@ def _forbid(parameters: Mapping[str, object], where: str, why: str) -> None:
 
 def _from_weights(name: str, spec: ModelSpec) -> ModelSpec:
     """Kind and parameters from the weights' card; what the recipe says must agree."""
-    assert spec.weights is not None
     where = f"models.{name}"
     try:
-        card = read_card(weights_file(spec.weights, _same_name(spec.weights, name)))
+        card = _weights(name, spec).card
     except Mistake as mistake:
         raise Mistake(f"{where}.weights: {mistake}") from mistake
     if spec.kind is not None and spec.kind != card.kind:
@@ -244,9 +274,26 @@ def _from_weights(name: str, spec: ModelSpec) -> ModelSpec:
     return ModelSpec.model_validate({**spec.model_dump(), **card.parameters, "kind": card.kind})
 
 
-def _same_name(path: str, name: str) -> str | None:
+def _weights(name: str, spec: ModelSpec) -> Weights:
     """A run that trained several models gives the one of the same name."""
-    return name if len(list(Path(path).glob("best/*.safetensors"))) > 1 else None
+    assert spec.weights is not None
+    run, step = run_and_step(spec.weights)
+    found = list(run.glob("best/*.safetensors")) if step is None else networks(Run(run).require())
+    return weights(spec.weights, name if len(found) > 1 else None)
+
+
+def _calibrated(name: str, spec: ModelSpec) -> float:
+    """What `segdistill calibrate` found for the weights."""
+    where, found, path = f"models.{name}.temperature", _weights(name, spec), Path(spec.weights or "")
+    run = path.parents[1] if path.is_file() else path
+    last = " --which last" if found.file.parent.name == "last" else ""
+    again = f"`segdistill calibrate {run} --model {found.model}{last}` writes it"
+    if not found.temperature_file.exists():
+        raise Mistake(f"{where}: there is no {found.temperature_file}; {again}")
+    try:
+        return read_temperature(found).temperature
+    except Mistake as mistake:
+        raise Mistake(f"{where}: {mistake}; {again}") from mistake
 
 
 def _trained(part: type[Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -264,7 +311,7 @@ def _model(name: str, spec: ModelSpec, classes: ClassTable, seed: int) -> Model:
         except Mistake as mistake:
             raise Mistake(f"models.{name}: {mistake}") from mistake
     if spec.weights is not None:
-        load_weights(weights_file(spec.weights, _same_name(spec.weights, name)), model)
+        _weights(name, spec).fill(model)
     elif spec.frozen and not model.brings_weights:
         raise Mistake(f"models.{name}: a frozen model needs weights, or it would teach noise")
     found = model.stages["logits"].channels
@@ -273,6 +320,10 @@ def _model(name: str, spec: ModelSpec, classes: ClassTable, seed: int) -> Model:
             f"models.{name}: it has {found} classes, expected {len(classes.names)}; "
             f"`classes` (a table's name, or a list of names) says what its own are"
         )
+    if spec.checkpointing:
+        if model.checkpointing is None:
+            raise Mistake(f"models.{name}.checkpointing: a '{spec.kind}' cannot; a 'unet' can")
+        model.checkpointing = True
     return _as_model(model.to(memory_format=torch.channels_last))  # pyright: ignore[reportCallIssue]
 
 
@@ -282,7 +333,7 @@ def _class_table(name: str, spec: ModelSpec, classes: ClassTable) -> ClassTable:
     if spec.weights is not None:
         if spec.classes is not None:
             raise Mistake(f"{where}: the weights know their classes; leave it out")
-        return read_card(weights_file(spec.weights, _same_name(spec.weights, name))).classes
+        return _weights(name, spec).card.classes
     if isinstance(spec.classes, str):
         if spec.classes not in TABLES:
             known = nearest(spec.classes, TABLES)
@@ -485,13 +536,18 @@ def _grouped(counts: PixelCounts, ends: _Ends) -> PixelCounts:
     return counts if ends.groups is None else counts.grouped(ends.groups.ours)
 
 
-def _phases(recipe: Recipe, images: int) -> list[Phase]:
+def _phases(recipe: Recipe, images: int) -> tuple[list[Phase], Ending | None]:
     """Lengths in steps; an epoch is as many steps as show every image once."""
     per_epoch = images / recipe.data.batch
-    return [
+    ring = [
         Phase(spec.steps or max(1, round((spec.epochs or 0) * per_epoch)), frozenset(spec.losses))
         for spec in recipe.phases
+        if spec.last is None
     ]
+    last = [spec for spec in recipe.phases if spec.last is not None]
+    if not last:
+        return ring, None
+    return ring, Ending(round(recipe.steps * (1 - (last[0].last or 0))), frozenset(last[0].losses))
 
 
 def _set_aside(dataset: Dataset, split: str, bad_share: float) -> tuple[Dataset, dict[str, str]]:

@@ -6,6 +6,7 @@ manifest last, and renamed; older ones go only after that.
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,14 +14,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from segdistill.mistakes import Mistake
-from segdistill.run import read_json, sha256, sync_folder, write_bytes, write_json, writing
+from segdistill.labels import TABLES
+from segdistill.mistakes import Mistake, nearest, one_of
+from segdistill.recipe import Recipe, read
+from segdistill.run import Run, read_json, sha256, sync_folder, write_bytes, write_json, writing
 from segdistill.types import ClassTable
 
 MANIFEST, TENSORS, FACTS = "MANIFEST.json", "state.safetensors", "state.json"
@@ -42,6 +45,62 @@ class Card(NamedTuple):
     step: int
     numbers: Mapping[str, float]
     """Validation results by name."""
+
+
+class Weights(NamedTuple):
+    """Where a network's weights lie and what they are of: a weights file, or a checkpoint of the run that trains it."""
+
+    model: str
+    """Its name in the run."""
+    card: Card
+    file: Path
+    """The weights file, or that of the checkpoint's tensors."""
+    prefix: str = ""
+    """In a checkpoint: what the names of its tensors begin with."""
+
+    def fill(self, model: nn.Module) -> None:
+        """Fill a model built as the card says.
+
+        Raises:
+            Mistake: the file is not whole, or its tensors are not the model's.
+        """
+        if not self.prefix:
+            load_weights(self.file, model)
+            return
+        found = load_state(self.file.parents[1], self.card.step)
+        if found is None:  # only now: a run that goes on removes its old checkpoints
+            raise Mistake(f"{self.file.parent}: the checkpoint is gone")
+        fit(model, under(found[0].tensors, self.prefix), str(self.file.parent))
+
+    def digest(self) -> str:
+        """What the file says that it is; `fill` sees whether it is right."""
+        if not self.prefix:
+            return str(_signed(self.file)[2])
+        return sha256(self.file)
+
+    @property
+    def temperature_file(self) -> Path:
+        """Where `calibrate` writes; a checkpoint that goes takes it with it."""
+        return self.file.with_name(f"{self.model}.temperature.json")
+
+
+class Temperature(NamedTuple):
+    """What a network's logits are divided by so that its probabilities are right on a split, and of what that is true.
+
+    NLL is in nats per labelled pixel, ECE a fraction.
+    """
+
+    temperature: float
+    weights: str
+    """Their digest."""
+    split: str
+    data: str
+    """The split's fingerprint."""
+    pixels: int
+    nll_before: float
+    nll: float
+    ece_before: float
+    ece: float
 
 
 class State(NamedTuple):
@@ -117,6 +176,77 @@ def _signed(path: Path) -> tuple[Card, str, object]:
         raise Mistake(f"{path}: the card inside it is damaged ({str(error).splitlines()[0]})") from error
 
 
+def in_checkpoint(run: Run, step: int, model: str | None = None) -> Weights:
+    """A network as it was after so many updates; the run itself says how it is built.
+
+    Args:
+        model: which network; needed where the run trains several.
+
+    Raises:
+        Mistake: no such checkpoint or network, or what the run says of itself is damaged.
+    """
+    places = {int(_step(place)): place for place in _folders(run.checkpoints)}
+    steps = sorted(places)
+    if step not in steps:
+        near = f" (the nearest is step-{min(steps, key=lambda one: abs(one - step))})" if steps else ""
+        there = one_of(f"step-{one}" for one in steps)
+        raise Mistake(f"{run.path}: no checkpoint of step {step} is kept; there is {there}{near}")
+    recipe, found = _recipe(run), networks(run)
+    if model not in found and (model or len(found) > 1):
+        said = f"no model '{model}'" if model else "several models"
+        raise Mistake(f"{run.path}: the run has {said}; it has {one_of(found)}{nearest(model or '', found)}")
+    name = model or found[0]
+    leader = recipe.models[name].follows
+    spec = recipe.models[leader or name]
+    card = Card(spec.kind or "", spec.parameters, _classes(run), recipe.data.size, step, {})
+    prefix = f"follow/{name}/" if leader else f"system/models.{name}."
+    return Weights(name, card, places[step] / TENSORS, prefix)
+
+
+def networks(run: Run) -> list[str]:
+    """Those that are in its checkpoints: what learns and what follows."""
+    return [name for name, spec in _recipe(run).models.items() if not spec.frozen]
+
+
+def save_temperature(weights: Weights, found: Temperature) -> None:
+    """All of it or nothing, beside the weights."""
+    write_json(weights.temperature_file, found._asdict())
+
+
+def read_temperature(weights: Weights) -> Temperature:
+    """What `save_temperature` wrote.
+
+    Raises:
+        Mistake: it is damaged, or of other weights.
+    """
+    file = weights.temperature_file
+    try:
+        found = TypeAdapter(Temperature).validate_python(read_json(file))
+    except ValidationError as error:
+        raise Mistake(f"{file}: damaged; expected what `segdistill calibrate` writes") from error
+    if not 0 < found.temperature < math.inf:
+        raise Mistake(f"{file}: damaged; expected a temperature above 0, got {found.temperature}")
+    if found.weights != weights.digest():
+        raise Mistake(f"{file}: of other weights than {weights.file} holds now")
+    return found
+
+
+def _recipe(run: Run) -> Recipe:
+    try:
+        return read(run.recipe_file)
+    except Mistake as mistake:
+        raise Mistake(f"{run.recipe_file}: damaged, or of another version: {mistake}") from mistake
+
+
+def _classes(run: Run) -> ClassTable:
+    """Of the run's data: names, with the colours of a table of ours where they are its names."""
+    names = run.info().get("classes")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise Mistake(f"{run.info_file}: damaged, or of an earlier version; expected the names of the classes")
+    known = [table for table in TABLES.values() if table.names == tuple(names)]
+    return known[0] if known else ClassTable(tuple(names), ((0, 0, 0),) * len(names))
+
+
 def fit(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Load every tensor of a module.
 
@@ -178,8 +308,11 @@ def load_state(folder: Path, step: int | None = None) -> tuple[State, Sequence[s
             continue
         problem = _damage(place)
         if problem is None:
-            facts = read_json(place / FACTS)
-            return State(facts.pop("step"), load_file(place / TENSORS), facts), damaged
+            try:
+                facts = read_json(place / FACTS)
+                return State(facts.pop("step"), load_file(place / TENSORS), facts), damaged
+            except (SafetensorError, KeyError) as error:  # signed, and not by us
+                problem = f"it is no checkpoint of ours ({error})"
         damaged.append(f"{place}: skipped, {problem}")
     if damaged:
         raise Mistake("; ".join(damaged) + "; no whole checkpoint is left")

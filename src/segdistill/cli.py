@@ -179,6 +179,27 @@ def analyse(
     _print_analysis(found, page, as_json)
 
 
+@app.command()
+def compare(
+    study: Annotated[Path, typer.Argument(help="A YAML file of recipes/studies, or one like them.")],
+    out: Annotated[Path | None, typer.Option(help="The folder written; default runs/<study>.")] = None,
+    jobs: Annotated[int, typer.Option(help="Runs beside each other.")] = 1,
+    settings: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Train every run of a study that is not finished, then say what each arm is worth. --set seeds=[0], set.data.…"""
+    from segdistill.comparing import compare as work
+
+    with _interruptible():
+        table, folder, pages = work(study, out, settings=settings or (), at_once=jobs)
+    if as_json:
+        print(json.dumps({"arms": _rows(table), "folder": str(folder), "pages": [str(page) for page in pages]}))
+        return
+    _print(table)
+    for page in (folder / "comparison.csv", *pages):
+        print(f"Open: {page}")
+
+
 @app.command(name="list")
 def list_parts(
     shelf: Annotated[str | None, typer.Argument(help="datasets, models, losses, metrics, probes or analyses.")] = None,

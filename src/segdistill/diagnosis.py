@@ -34,7 +34,7 @@ def warnings(
 
 def _of_edge(system: System, frozen: Frozen, name: str, pull: Pull) -> Iterator[str]:
     edge, where = system.edge(name), f"losses.{name}"
-    quiet = edge.loss.silent_at_first or edge.target.node in frozen.following
+    quiet = edge.loss.silent_at_first or edge.loss.may_rest or edge.target.node in frozen.following
     if pull.norm == 0 and pull.weight > 0 and not quiet:
         yield f"{where}: its gradient is exactly zero with the first batch: it teaches nothing"
     elif pull.cosine is not None and pull.task:

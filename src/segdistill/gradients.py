@@ -72,8 +72,9 @@ class Proof(NamedTuple):
 def prove(system: System, frozen: Frozen, batch: Batch, step: int, edges: Collection[str]) -> Proof:
     """Which of the edges move something with this batch, and which wrongly do not.
 
-    Three silences are right: a batch without a pixel that counts and a loss whose memory fills first (for as many as
-    PATIENCE steps), which prove nothing either way, and a moving average that still equals its student.
+    Four silences are right: a batch without a pixel that counts and a loss whose memory fills first (for as many as
+    PATIENCE steps), which prove nothing either way; a moving average that still equals its student, and a loss that has
+    nothing to mend yet.
     """
     proof = Proof(set(), {})
     for name, pull in pulls(system, frozen, batch, step).items():
@@ -84,7 +85,8 @@ def prove(system: System, frozen: Frozen, batch: Batch, step: int, edges: Collec
         patient = edge.loss.silent_at_first and step - system.first_steps[name] < PATIENCE
         if name not in edges:
             continue
-        if pull.norm != 0 or pull.weight == 0 or edge.target.node in frozen.following:
+        rests = edge.loss.may_rest and pull.value == 0
+        if pull.norm != 0 or pull.weight == 0 or edge.target.node in frozen.following or rests:
             proof.proven.add(name)
         elif bool(counts.any()) and not patient:
             when = f"after {PATIENCE} steps" if edge.loss.silent_at_first else "in its first step"

@@ -150,8 +150,20 @@ class ModelSpec(_PartSpec):
     """What the outputs mean where no weights say it: class names, or the name of a table. Default: the data's."""
     class_map: str | dict[str, str | tuple[str, ...]] | None = None
     """For a teacher with another class table: its class -> the data's, or the name of a map that comes with us."""
+    checkpointing: bool = False
+    """Of a network that learns: activations are computed again in the backward pass instead of kept. Only unet."""
     cache: CacheSpec | None = None
     """Of a frozen teacher: it looks at every image once. Default: at every crop, as it is augmented."""
+    temperature: float | Literal["calibrated"] | None = None
+    """Of a frozen teacher: what its logits are divided by before a loss, with its own temperature, sees them;
+    `calibrated`: what `segdistill calibrate` found for its weights. Default: nothing."""
+
+    @field_validator("temperature")
+    @classmethod
+    def _above_zero(cls, temperature: float | str | None) -> float | str | None:
+        if isinstance(temperature, float) and temperature <= 0:
+            raise ValueError("should be greater than 0")
+        return temperature
 
 
 @final
@@ -190,16 +202,18 @@ class LossSpec(_PartSpec):
 
 @final
 class PhaseSpec(_Spec):
-    """Which edges act, for so many steps or epochs; phases follow each other in a ring."""
+    """Which edges act, for so many steps or epochs; phases follow each other in a ring, but for a last one."""
 
     steps: int | None = Field(default=None, gt=0)
     epochs: float | None = Field(default=None, gt=0)
+    last: float | None = Field(default=None, gt=0, lt=1)
+    """The share of all steps, the last ones, in which the ring is over."""
     losses: tuple[str, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _one_length(self) -> "PhaseSpec":
-        if (self.steps is None) == (self.epochs is None):
-            raise ValueError("a phase has either steps or epochs")
+        if sum(length is not None for length in (self.steps, self.epochs, self.last)) != 1:
+            raise ValueError("a phase has either steps or epochs, or is the last")
         return self
 
 
@@ -283,12 +297,18 @@ class Recipe(_Spec):
                 raise ValueError(f"models.{name}.follows: '{model.follows}' is no model that learns{found}")
             if model.follows is not None and (model.kind or model.weights):
                 raise ValueError(f"models.{name}: follows {model.follows} and is built like it; no kind, no weights")
+            if model.checkpointing and name not in self.trained():
+                raise ValueError(f"models.{name}.checkpointing: it does not learn, so it keeps no activations")
             if model.follows is None and model.decay is not None:
                 raise ValueError(f"models.{name}.decay: only a model that follows another has a decay")
             if model.class_map is not None and not model.frozen:
                 raise ValueError(f"models.{name}.class_map: only a frozen teacher may know other classes than the data")
             if model.cache is not None and not model.frozen:
                 raise ValueError(f"models.{name}.cache: only a frozen teacher says the same again")
+            if model.temperature is not None and not model.frozen:
+                raise ValueError(f"models.{name}.temperature: only a frozen teacher's logits are divided by one")
+            if model.temperature == "calibrated" and model.weights is None:
+                raise ValueError(f"models.{name}.temperature: `calibrated` is of weights (a run); expected a number")
             if model.kind is None and model.weights is None and model.follows is None:
                 raise ValueError(f"models.{name}: needs a kind (an architecture) or weights (a run)")
             if model.classes is not None and not model.frozen:
@@ -303,10 +323,19 @@ class Recipe(_Spec):
                         f"losses.{name}.{end}: there is no {'model that learns' if end == 'student' else 'node'} "
                         f"'{node}'; there is {one_of(accepted)}{nearest(node, accepted)}"
                     )
+        for name, model in self.models.items():
+            heard = {path for loss in self.losses.values() for path in loss.paths("target")}
+            if model.temperature is not None and not heard & {name, f"{name}.logits"}:
+                raise ValueError(f"models.{name}.temperature: no loss learns from its logits; leave it out")
         for index, phase in enumerate(self.phases):
             for loss in phase.losses:
                 if loss not in self.losses:
                     raise ValueError(f"phases.{index}.losses: there is no loss '{loss}'{nearest(loss, self.losses)}")
+        for index, phase in enumerate(self.phases):
+            if phase.last is not None and index != len(self.phases) - 1:
+                raise ValueError(f"phases.{index}.last: only the phase that stands last can be the last")
+        if len(self.phases) == 1 and self.phases[0].last is not None:
+            raise ValueError("phases.0.last: there is nothing before it; expected phases in a ring, then a last one")
         acting = {loss for phase in self.phases for loss in phase.losses}
         for name in self.losses if self.phases else ():
             if name not in acting:
@@ -323,11 +352,21 @@ def read(path: Path | str, settings: Sequence[str] = ()) -> Recipe:
     Raises:
         Mistake: no such file, no YAML, or a recipe that says something we do not understand.
     """
+    return parse(override(mapping(path, "a recipe", Recipe.model_fields), settings))
+
+
+def mapping(path: Path | str, what: str, keys: Iterable[str]) -> dict[str, Any]:
+    """What stands in a YAML file of a recipe, or of something like it.
+
+    Raises:
+        Mistake: no such file, no YAML, or no mapping.
+    """
     file = Path(path)
     if not file.is_file():
-        raise Mistake(f"{file}: no such recipe{nearest(file.name, (p.name for p in file.parent.glob('*.yaml')))}")
+        found = nearest(file.name, (p.name for p in file.parent.glob("*.yaml")))
+        raise Mistake(f"{file}: no such {what.removeprefix('a ')}{found}")
     if file.stat().st_size > LARGEST:
-        raise Mistake(f"{file}: {file.stat().st_size} bytes; a recipe has at most {LARGEST}")
+        raise Mistake(f"{file}: {file.stat().st_size} bytes; {what} has at most {LARGEST}")
     try:
         content = _yaml(file.read_text(encoding="utf8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -335,8 +374,8 @@ def read(path: Path | str, settings: Sequence[str] = ()) -> Recipe:
     except OSError as error:
         raise Mistake(f"{file}: cannot be read ({error.strerror})") from error
     if not isinstance(content, dict):
-        raise Mistake(f"{file}: a recipe is a mapping with {one_of(Recipe.model_fields)}")
-    return parse(override(content, settings))
+        raise Mistake(f"{file}: {what} is a mapping with {one_of(keys)}")
+    return content  # pyright: ignore[reportUnknownVariableType]
 
 
 def parse(content: Mapping[str, Any]) -> Recipe:
@@ -352,21 +391,25 @@ def override(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, A
     copy: dict[str, Any] = _plain(content)
     for setting in settings:
         key, equals, value = setting.partition("=")
-        *path, last = key.split(".")
-        if not equals or not all([*path, last]):
+        if not equals or not all(key.split(".")):
             raise Mistake(f"--set {setting}: expected KEY=VALUE, as in data.batch=4")
         try:
-            new = _yaml(value)
+            put(copy, key, _yaml(value), "--set ")
         except yaml.YAMLError as error:
             raise Mistake(f"--set {key}: {short(value)} is not YAML") from error
-        place: Any = copy
-        try:
-            for name in path:
-                place = place[_index(name)] if isinstance(place, list) else place.setdefault(name, {})
-            place[_index(last) if isinstance(place, list) else last] = new
-        except (AttributeError, TypeError, ValueError, IndexError) as error:
-            raise Mistake(f"--set {key}: the recipe has no such place") from error
     return copy
+
+
+def put(content: dict[str, Any], key: str, value: Any, where: str = "") -> None:
+    """a.b = value; what is missing on the way is made."""
+    *path, last = key.split(".")
+    place: Any = content
+    try:
+        for name in path:
+            place = place[_index(name)] if isinstance(place, list) else place.setdefault(name, {})
+        place[_index(last) if isinstance(place, list) else last] = value
+    except (AttributeError, TypeError, ValueError, IndexError) as error:
+        raise Mistake(f"{where}{key}: the recipe has no such place") from error
 
 
 def _index(name: str) -> int:

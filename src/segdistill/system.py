@@ -30,9 +30,16 @@ class Tap(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """Edges that act together for so many steps."""
+    """Edges that act together for so many steps; the phases of a ring follow each other again and again."""
 
     steps: int
+    edges: frozenset[str]
+
+
+class Ending(NamedTuple):
+    """Edges that act together from a step on, when the ring is over."""
+
+    begin: int
     edges: frozenset[str]
 
 
@@ -113,21 +120,34 @@ class Memory(NamedTuple):
 class System(nn.Module):
     """Trainable models and edges: what is wrapped for several processes, optimised and checkpointed."""
 
-    def __init__(self, models: Mapping[str, nn.Module], edges: Mapping[str, Edge], phases: Sequence[Phase]) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, nn.Module],
+        edges: Mapping[str, Edge],
+        phases: Sequence[Phase],
+        ending: Ending | None = None,
+    ) -> None:
         super().__init__()
         self.models = nn.ModuleDict(models)
         self.edges = nn.ModuleDict(edges)
         self.phases = tuple(phases)
+        self.ending = ending
         self.first_steps: dict[str, int] = {}
         """The step in which each edge acts for the first time."""
-        begin = 0
+        begin, begun = 0, list[Ending]()
         for phase in self.phases or (Phase(1, frozenset(edges)),):
-            self.first_steps |= {name: begin for name in edges if name in phase.edges - set(self.first_steps)}
+            begun.append(Ending(begin, phase.edges))
             begin += phase.steps
+        if ending is not None:
+            begun = [*(each for each in begun if each.begin < ending.begin), ending]
+        for first in begun:
+            self.first_steps |= {name: first.begin for name in edges if name in first.edges - set(self.first_steps)}
 
     def acting(self, step: int) -> list[str]:
         """The edges that act in this step: a pure function of the step."""
         names = list(self.edges)
+        if self.ending is not None and step >= self.ending.begin:
+            return [name for name in names if name in self.ending.edges]
         if self.phases:
             offset = step % sum(phase.steps for phase in self.phases)
             for phase in self.phases:
@@ -144,6 +164,12 @@ class System(nn.Module):
     def listened_to(self, step: int) -> set[str]:
         """The nodes that somebody learns from in this step."""
         return {self.edge(name).target.node for name in self.acting(step)} - {LABELS}
+
+    def heard(self, said: Mapping[str, Stages], step: int) -> dict[str, Stages]:
+        """Of what teachers say, the stages that somebody learns from in this step; the others need not be kept."""
+        targets = [self.edge(name).target for name in self.acting(step)]
+        stages = {(target.node, stage) for target in targets for stage in target.stages}
+        return {node: {k: v for k, v in found.items() if (node, k) in stages} for node, found in said.items()}
 
     def moved_by_looking(self) -> Memory:
         """A copy of what a forward pass moves though nothing is learned: statistics, memories, random numbers."""
@@ -193,6 +219,7 @@ class Frozen:
 
     Args:
         remembered: what answers in the place of a teacher: the stages that somebody learns from, of a batch's crops.
+        temperatures: of teachers, what their logits are divided by, remembered ones too.
     """
 
     def __init__(
@@ -200,10 +227,12 @@ class Frozen:
         models: Mapping[str, nn.Module],
         following: Mapping[str, Following],
         remembered: Mapping[str, Callable[[Batch], Stages]] | None = None,
+        temperatures: Mapping[str, float] | None = None,
     ) -> None:
         self.models = dict(models)
         self.following = dict(following)
         self.remembered = dict(remembered or {})
+        self.temperatures = dict(temperatures or {})
         for model in self.models.values():
             model.eval().requires_grad_(False)
 
@@ -213,7 +242,13 @@ class Frozen:
         speaking = [name for name in self.models if name in wanted]
         looking = [name for name in speaking if name not in self.remembered]
         seen = as_float(batch.image) if looking else batch.image
-        return {name: self.models[name](seen) if name in looking else self.remembered[name](batch) for name in speaking}
+        said = {name: self.models[name](seen) if name in looking else self.remembered[name](batch) for name in speaking}
+        return {name: self._divided(name, stages) for name, stages in said.items()}
+
+    def _divided(self, name: str, stages: Stages) -> Stages:
+        if name not in self.temperatures or "logits" not in stages:
+            return stages
+        return {**stages, "logits": at_least_float32(stages["logits"]) / self.temperatures[name]}
 
     @torch.no_grad()
     def follow(self, models: Mapping[str, nn.Module], step: int) -> None:

@@ -241,7 +241,7 @@ class Work:
         parts: list[Step] = []
         for number, batch in enumerate(batches, 1):
             with self.stopwatch.part("teacher"), self.accelerator.autocast():
-                references = self.frozen(batch, wanted)
+                references = self.system.heard(self.frozen(batch, wanted), step)
             with self.accelerator.no_sync(self.caller) if number < len(batches) else nullcontext():
                 with self.stopwatch.part("student"):
                     parts.append(self.caller(batch, references, step))

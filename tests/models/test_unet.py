@@ -1,13 +1,19 @@
 """The UNet: its published cost, what padding may not change, and activations that live through the depth."""
 
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from small import small
 
+from segdistill.assemble import assemble
 from segdistill.mistakes import Mistake
 from segdistill.models.unet import UNet
 from segdistill.probes.speed import gmac, parameters
+from segdistill.training import train
 
 SIZE = (512, 1024)
 
@@ -124,6 +130,68 @@ def test_gradients_neither_vanish_nor_explode() -> None:
     norms = [p.grad.norm() / p.norm() for p in model.parameters() if p.ndim > 1 and p.grad is not None]
     assert len(norms) == 23
     assert min(norms) > 1e-4 and max(norms) < 10
+
+
+@pytest.mark.parametrize("separable", [False, True])
+@pytest.mark.parametrize("normalisation", ["batch", "group"])
+def test_checkpointing_changes_no_bit(normalisation: Literal["batch", "group"], separable: bool) -> None:
+    """Answers, gradients, and the statistics of batch normalisation, which see every batch once; and it keeps less."""
+    found: list[list[torch.Tensor]] = []
+    kept: list[int] = []
+    for checkpointing in (False, True):
+        model = build(8, 3, normalisation, separable).train()
+        model.checkpointing = checkpointing
+        saved: dict[int, int] = {}
+        said: dict[str, torch.Tensor] = {}
+        for _ in range(2):
+            model.zero_grad()
+            keep = partial(_count, saved)
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                said = model(noise(2, 30, 44))
+                (said["logits"].square().mean() + said["enc2"].mean()).backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        assert len(gradients) == len(list(model.parameters()))
+        found.append([*said.values(), *gradients, *model.buffers()])
+        kept.append(sum(saved.values()))
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    assert kept[1] < 0.5 * kept[0]
+
+
+def _count(saved: dict[int, int], tensor: torch.Tensor) -> torch.Tensor:
+    saved[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+    return tensor
+
+
+def test_checkpointing_is_for_training_alone() -> None:
+    """Without gradients nothing is kept anyway, and a model that is evaluated answers as ever."""
+    model = build(4, 2).eval()
+    plain = model(noise(1, 16, 16))["logits"]
+    model.checkpointing = True
+    assert torch.equal(model(noise(1, 16, 16))["logits"], plain)
+    with torch.no_grad():
+        assert torch.equal(model(noise(1, 16, 16))["logits"], plain)
+    assert all(module.track_running_stats for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d))
+
+
+def test_a_run_with_checkpointing_is_the_same_run(tmp_path: Path) -> None:
+    found: list[dict[str, torch.Tensor]] = []
+    for number, also in enumerate([{}, {"checkpointing": True}]):
+        recipe = small("steps=3", models={"student": {"kind": "unet", "width": 4, "depth": 2, **also}}, probes={})
+        run = train(recipe, tmp_path / str(number))
+        found.append(load_file(run.weights("student", "last")))
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
+
+
+def test_checkpointing_is_refused_where_it_would_do_nothing() -> None:
+    student = {"kind": "unet", "width": 4, "depth": 2}
+    teacher = {"weights": "runs/none", "frozen": True, "checkpointing": True}
+    with pytest.raises(Mistake, match="models.teacher.checkpointing: it does not learn, so it keeps no activations"):
+        small(models={"student": student, "teacher": teacher})
+    with pytest.raises(Mistake, match="models.student.checkpointing: a 'hooked' cannot; a 'unet' can"):
+        taps = {"logits": "out['out']"}
+        hooked = {"kind": "hooked", "module": "foreign_network:make", "arguments": {"num_classes": 19}, "taps": taps}
+        assemble(small(models={"student": {**hooked, "checkpointing": True}}))
 
 
 @torch.no_grad()

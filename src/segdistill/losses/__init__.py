@@ -41,6 +41,9 @@ class Loss(nn.Module, ABC):
     """Whether it compares the images of one process with each other, or uses their statistics; the value for a batch is
     then not the mean of the values for its parts. Its docstring says so."""
 
+    may_rest: bool = False
+    """Whether 0, without a gradient, can be right from the beginning: a hinge that no pixel crosses yet."""
+
     silent_at_first: bool = False
     """Whether it is 0, without a gradient, until a memory of its own has filled."""
 

@@ -25,6 +25,7 @@ class EntropyFloor(Loss):
     """
 
     needs_target = False
+    may_rest = True
 
     def __init__(self, floor: float = 0.5, *, num_classes: int) -> None:
         super().__init__()

@@ -25,6 +25,8 @@ class Model(nn.Module, ABC):
     """Settings that say only where the first weights come from; not asked again where trained weights replace them."""
     brings_weights: bool = False
     """Whether it comes trained, so that it can teach without `weights`; of the class: whether it may."""
+    checkpointing: bool | None = None
+    """Whether a backward pass computes activations again instead of keeping them; None: the network cannot."""
 
     @abstractmethod
     def forward(self, image: Float[Tensor, "b 3 H W"]) -> dict[str, Tensor]:

@@ -1,8 +1,11 @@
 """What the networks of this shelf are made of: convolution blocks, their first weights, padding and cropping."""
 
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, nullcontext
 from typing import Literal
 
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 Normalisation = Literal["batch", "group"]
 
@@ -31,6 +34,31 @@ def _normalise(channels: int, kind: Normalisation) -> nn.Module:
         return nn.BatchNorm2d(channels)
     groups = next(g for g in range(min(8, channels), 0, -1) if channels % g == 0)
     return nn.GroupNorm(groups, channels)
+
+
+def recomputed(stage: nn.Module, forward: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """What `forward`, which runs `stage`, makes of its inputs, of which alone the backward pass keeps anything.
+
+    Chen et al. 2016, https://arxiv.org/abs/1604.06174: it computes the rest again. Nothing in a stage may be random.
+    """
+    contexts = lambda: (nullcontext(), _on_copies(stage))  # noqa: E731
+    found = checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
+    assert isinstance(found, Tensor)
+    return found
+
+
+@contextmanager
+def _on_copies(stage: nn.Module) -> Generator[None]:
+    """The statistics of batch normalisation have seen this batch: what sees it again is a copy of them."""
+    places = [(module, name) for module in stage.modules() for name, _ in module.named_buffers(recurse=False)]
+    buffers = [module.get_buffer(name) for module, name in places]
+    for (module, name), buffer in zip(places, buffers, strict=True):
+        setattr(module, name, buffer.clone())
+    try:
+        yield
+    finally:
+        for (module, name), buffer in zip(places, buffers, strict=True):
+            setattr(module, name, buffer)
 
 
 def initialise(module: nn.Module) -> None:

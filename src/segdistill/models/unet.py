@@ -5,6 +5,7 @@ input size (padded inside with the mean colour at the right and bottom, cropped 
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import final
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from segdistill.mistakes import Mistake
 from segdistill.models import IMAGENET_MEAN, IMAGENET_STD, Model
-from segdistill.models._blocks import Normalisation, block, crop, initialise, padding
+from segdistill.models._blocks import Normalisation, block, crop, initialise, padding, recomputed
 from segdistill.types import Stage
 
 WIDEST = 8192
@@ -37,6 +38,7 @@ class UNet(Model):
 
     mean: Tensor
     std: Tensor
+    checkpointing: bool | None = False
 
     def __init__(
         self,
@@ -70,18 +72,24 @@ class UNet(Model):
         x = F.pad((image - self.mean) / self.std, padding(height, width, 2**depth))
         found: dict[str, Tensor] = {}
         skips: list[Tensor] = []
+        again = self.checkpointing and torch.is_grad_enabled()
         for level, encode in enumerate(self.encoder, 1):
-            x = encode(x)
+            x = recomputed(encode, encode, x) if again else encode(x)
             skips.append(x)
             found[f"enc{level}"] = x
             x = F.max_pool2d(x, 2)
-        x = self.bottleneck(x)
+        x = recomputed(self.bottleneck, self.bottleneck, x) if again else self.bottleneck(x)
         found["bottleneck"] = x
         for level, up, decode in zip(range(depth, 0, -1), self.up, self.decoder, strict=True):
-            x = decode(torch.cat([skips[level - 1], up(x)], 1))
+            join = partial(_join, up, decode)
+            x = recomputed(decode, join, skips[level - 1], x) if again else join(skips[level - 1], x)
             found[f"dec{level}"] = x
         found["logits"] = self.classifier(x)
         return {name: crop(value, height, width, self.stages[name].stride) for name, value in found.items()}
+
+
+def _join(up: nn.Module, decode: nn.Module, skip: Tensor, x: Tensor) -> Tensor:
+    return decode(torch.cat([skip, up(x)], 1))
 
 
 def _stages(widths: list[int], num_classes: int) -> Mapping[str, Stage]:

@@ -1,19 +1,24 @@
-"""How good each model is: the confusion matrix of a whole split, every image once on however many processes."""
+"""How good each model is: metrics of a whole split, every image once on however many processes."""
 
 from collections.abc import Mapping
 from typing import final
 
 import torch.distributed as dist
 
+from segdistill import parts
 from segdistill.data import need_readable, readable
 from segdistill.datasets import Dataset
 from segdistill.decoded import Ahead
+from segdistill.metrics import Metric
 from segdistill.metrics.confusion import Confusion
+from segdistill.mistakes import Mistake
 from segdistill.models import Model
 from segdistill.prediction import predict
 from segdistill.probes import Probe
 from segdistill.types import ClassTable, Findings, Table
 
+CONFUSION = "confusion"
+"""The metric that is always counted."""
 THREADS = 2
 """That decode the next images while the networks look at one."""
 
@@ -22,21 +27,40 @@ THREADS = 2
 class Measure(Probe):
     """`<model>/mean_iou`, `/frequency_weighted_iou`, `/pixel_accuracy` (fractions) and a table per class.
 
+    Other `metrics` of the shelf have their numbers beside these: calibration `<model>/nll`, `/ece` and so on.
     `unreadable` counts the samples that had to be left out, where there are any; with more than `bad_share` of the
     split it is a mistake.
     """
 
     everywhere = True
 
-    def __init__(self, *, classes: ClassTable, input_size: tuple[int, int] | None, bad_share: float = 0.0) -> None:
+    def __init__(
+        self,
+        metrics: tuple[str, ...] = (CONFUSION,),
+        *,
+        classes: ClassTable,
+        input_size: tuple[int, int] | None,
+        bad_share: float = 0.0,
+    ) -> None:
+        if CONFUSION not in metrics:
+            raise Mistake(
+                f"probes.measure.metrics: expected {CONFUSION} among them, by which the best weights are kept"
+            )
+        self.metrics = {name: parts.find("metrics", name, "probes.measure.metrics") for name in metrics}
         self.classes, self.size, self.bad_share = classes, input_size, bad_share
+        self.totals: dict[str, dict[str, Metric]] = {}
+        """Of the latest count, by model and metric."""
         self.bad: dict[str, str] = {}
         """Of the latest count, on all processes: key -> why."""
         self.named: set[str] = set()
 
     def __call__(self, models: Mapping[str, Model], dataset: Dataset) -> Findings:
         found = scores(self.count(models, dataset), self.classes)
-        return found._replace(numbers={**found.numbers, "unreadable": float(len(self.bad))}) if self.bad else found
+        numbers = dict(found.numbers)
+        for model, totals in self.totals.items():
+            results = [total.result().items() for kind, total in totals.items() if kind != CONFUSION]
+            numbers |= {f"{model}/{key}": v for each in results for key, v in each if isinstance(v, float)}
+        return found._replace(numbers=numbers | ({"unreadable": float(len(self.bad))} if self.bad else {}))
 
     def count(self, models: Mapping[str, Model], dataset: Dataset) -> dict[str, Confusion]:
         """One confusion matrix per model, summed over all processes; rank r of n takes every n-th image.
@@ -46,20 +70,35 @@ class Measure(Probe):
         """
         parallel = dist.is_initialized()
         rank, ranks = (dist.get_rank(), dist.get_world_size()) if parallel else (0, 1)
-        counts = {name: Confusion(num_classes=len(self.classes.names)) for name in models}
+        counts = {name: self._nothing() for name in models}
         bad: dict[str, str] = {}
         mine = range(rank, len(dataset), ranks)
         for sample in readable(Ahead(dataset, mine, THREADS), mine, bad, self.named):
             for name, model in models.items():
                 logits = predict(model, sample.image, self.size)
-                counts[name].update(logits[None], sample.labels.to(logits.device)[None])
+                labels = sample.labels.to(logits.device)[None]
+                for total in counts[name].values():
+                    total.update(logits[None], labels)
         everybody = [(counts, bad)] * ranks
         if parallel:
             dist.all_gather_object(everybody, (counts, bad))
         self.bad = {key: why for _, theirs in everybody for key, why in theirs.items()}
         need_readable("measure", self.bad, len(dataset), self.bad_share)
         first, *others = [each for each, _ in everybody]
-        return {name: sum((each[name] for each in others), first[name]) for name in models}
+        self.totals = {
+            name: {kind: sum((each[name][kind] for each in others), total) for kind, total in totals.items()}
+            for name, totals in first.items()
+        }
+        return {name: _confusion(totals[CONFUSION]) for name, totals in self.totals.items()}
+
+    def _nothing(self) -> dict[str, Metric]:
+        facts = {"num_classes": len(self.classes.names)}
+        return {kind: parts.build(part, parts.settings(part, {}, kind), **facts) for kind, part in self.metrics.items()}
+
+
+def _confusion(metric: Metric) -> Confusion:
+    assert isinstance(metric, Confusion)
+    return metric
 
 
 def scores(totals: Mapping[str, Confusion], classes: ClassTable) -> Findings:
