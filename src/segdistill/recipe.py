@@ -230,6 +230,8 @@ class OptimSpec(_Spec):
     warmup: int = Field(default=0, ge=0)
     clip: float | None = Field(default=None, gt=0)
     """Largest norm of the whole gradient."""
+    states: Literal["shared", "phases"] = "shared"
+    """phases: each phase has moments of its own, so that one loss's gradient does not scale another's."""
     accumulate: int = Field(default=1, gt=0)
     """Parts that a batch is split into when it does not fit into memory; each part has its own count of pixels."""
 
@@ -336,6 +338,8 @@ class Recipe(_Spec):
                 raise ValueError(f"phases.{index}.last: only the phase that stands last can be the last")
         if len(self.phases) == 1 and self.phases[0].last is not None:
             raise ValueError("phases.0.last: there is nothing before it; expected phases in a ring, then a last one")
+        if self.optim.states == "phases" and not self.phases:
+            raise ValueError("optim.states: there are no phases")
         acting = {loss for phase in self.phases for loss in phase.losses}
         for name in self.losses if self.phases else ():
             if name not in acting:

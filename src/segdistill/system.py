@@ -145,16 +145,21 @@ class System(nn.Module):
 
     def acting(self, step: int) -> list[str]:
         """The edges that act in this step: a pure function of the step."""
-        names = list(self.edges)
+        place = self.phase(step)
+        if self.ending is not None and place == len(self.phases):
+            return [name for name in self.edges if name in self.ending.edges]
+        return [name for name in self.edges if not self.phases or name in self.phases[place].edges]
+
+    def phase(self, step: int) -> int:
+        """The place of a step's phase in the ring; the last one comes after it; 0 where there are no phases."""
         if self.ending is not None and step >= self.ending.begin:
-            return [name for name in names if name in self.ending.edges]
-        if self.phases:
-            offset = step % sum(phase.steps for phase in self.phases)
-            for phase in self.phases:
-                if offset < phase.steps:
-                    return [name for name in names if name in phase.edges]
-                offset -= phase.steps
-        return names
+            return len(self.phases)
+        offset = step % sum(phase.steps for phase in self.phases) if self.phases else 0
+        for place, phase in enumerate(self.phases):
+            if offset < phase.steps:
+                return place
+            offset -= phase.steps
+        return 0
 
     def edge(self, name: str) -> Edge:
         edge = self.edges[name]

@@ -36,7 +36,7 @@ from segdistill.checkpoint import (
 from segdistill.data import need_readable, to_device, training_batches
 from segdistill.gradients import prove
 from segdistill.mistakes import Mistake
-from segdistill.optim import optimiser, rate, set_rate
+from segdistill.optim import Moments, optimiser, rate, set_rate
 from segdistill.recipe import Recipe, dump, take
 from segdistill.resuming import refuse_begun, reopened
 from segdistill.run import Run, write_json, write_text
@@ -156,6 +156,8 @@ class Work:
         for cache in assembly.caches.values():
             cache.build(accelerator.device)
         self.optimizer: Optimizer = optimiser(self.system, self.recipe.optim)
+        apart = self.recipe.optim.states == "phases"
+        self.moments = Moments(len(self.recipe.phases) if apart else 1)
         self.best: dict[str, float] = {}
         self.skipped: list[dict[str, Any]] = []
         self.bad: dict[str, str] = {}
@@ -248,6 +250,7 @@ class Work:
                 with self.stopwatch.part("backward"):
                     self.accelerator.backward(parts[-1].loss / len(batches))
         with self.stopwatch.part("optimiser"):
+            self.moments.turn(self.optimizer, self.system.phase(step))
             loss, norm, finite = self._step(parts)
         if not finite:
             self.system.move_back(before)
@@ -383,16 +386,18 @@ class Work:
 
     def state(self, step: int, log_lines: int = 0, window: Mapping[str, tuple[Tensor, int]] | None = None) -> State:
         """Everything that a run goes on from, after `step` updates, so many lines of the log and what is yet to log."""
-        tensors, facts = optimiser_state(self.optimizer)
         named = {f"system/{k}": v for k, v in self.system.state_dict().items()}
         for name in self.frozen.following:
             named |= {f"follow/{name}/{k}": v for k, v in self.frozen.models[name].state_dict().items()}
-        named |= {f"optimizer/{k}": v for k, v in tensors.items()}
+        optimizers: dict[str, Any] = {}
+        for name in self.moments.each(self.optimizer):
+            tensors, optimizers[name] = optimiser_state(self.optimizer)
+            named |= {f"{name}/{k}": v for k, v in tensors.items()}
         named |= {f"random/{k}": v for k, v in random_state().items()}
         named |= {f"window/{name}": total for name, (total, _) in (window or {}).items()}
         scaler = self.accelerator.scaler
         more: dict[str, Any] = {
-            "optimizer": facts,
+            **optimizers,
             "best": self.best,
             "skipped": self.skipped,
             "bad": self.bad,
@@ -422,7 +427,8 @@ class Work:
         if not {"log_lines", "window", "unproven"} <= facts.keys():
             raise Mistake(f"{self.directory.checkpoints}: of an earlier version, which this one cannot go on from")
         fill(self.system, self.frozen, state, str(self.directory.checkpoints))
-        restore_optimiser(self.optimizer, under(state.tensors, "optimizer/"), facts["optimizer"])
+        for name in self.moments.each(self.optimizer):
+            restore_optimiser(self.optimizer, under(state.tensors, f"{name}/"), facts.get(name, {"others": {}}))
         self.random = under(state.tensors, "random/")
         self.best, self.skipped, self.bad = dict(facts["best"]), list(facts["skipped"]), dict(facts["bad"])
         self.unproven = set(facts["unproven"]) & self.unproven
