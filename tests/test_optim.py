@@ -1,6 +1,7 @@
 """Moments of each phase's own: as two optimisers by hand, through a checkpoint, and never by chance."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,13 @@ def phased() -> dict[str, object]:
         "more": {"kind": "cross_entropy", "student": "student", "label_smoothing": 0.3, "weight": 9},
     }
     return {"losses": losses, "phases": [*RING, {"last": 0.2, "losses": ["cross_entropy", "more"]}]}
+
+
+def tensors(run: Run, step: int | None = None) -> Mapping[str, torch.Tensor]:
+    """Of a checkpoint; the newest by default."""
+    found = load_state(run.checkpoints, step)
+    assert found is not None
+    return found[0].tensors
 
 
 def test_as_two_optimisers_by_hand() -> None:
@@ -73,21 +81,18 @@ def test_a_resume_amid_a_period_has_the_same_bits(tmp_path: Path, states: str) -
             shutil.rmtree(place)
     train(recipe, again.path, resume=True)
     for step in range(6, 11):
-        pair = [load_state(run.checkpoints, step) for run in (whole, again)]
-        one, other = (each[0].tensors for each in pair if each is not None)
+        one, other = (tensors(run, step) for run in (whole, again))
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
-    kinds = {name.split("/")[0] for name in one if name.startswith("optimizer")}
+    kinds = {name.split("/")[0] for name in tensors(whole) if name.startswith("optimizer")}
     assert kinds == ({"optimizer"} if states == "shared" else {"optimizer", "optimizer-1", "optimizer-2"})
 
 
 def test_it_moves_other_weights_than_shared_moments_do(tmp_path: Path) -> None:
-    ends: list[dict[str, torch.Tensor]] = []
+    ends: list[Mapping[str, torch.Tensor]] = []
     for states in ("shared", "phases"):
         run = train(small("steps=6", f"optim.states={states}", **phased()), tmp_path / states)
-        found = load_state(run.checkpoints)
-        assert found is not None
-        ends.append(found[0].tensors)
+        ends.append(tensors(run))
     name = next(name for name in ends[0] if name.startswith("system/models.student") and name.endswith("weight"))
     assert not torch.equal(ends[0][name], ends[1][name])
 

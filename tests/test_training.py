@@ -18,7 +18,7 @@ import segdistill
 from segdistill import training
 from segdistill.assemble import assemble
 from segdistill.checkpoint import digest, load_state
-from segdistill.gradients import Proof
+from segdistill.gradients import Proof, pulls
 from segdistill.make_data import make
 from segdistill.mistakes import Mistake
 from segdistill.probes.measure import Measure
@@ -379,3 +379,28 @@ def test_an_edge_is_proven_by_any_process_and_refused_on_all(tmp_path: Path, mon
     monkeypatch.setattr(training, "gather_object", lambda mine: [*mine, tuple(Proof(set(), {"cross_entropy": "no"}))])
     with pytest.raises(Mistake, match="no"):
         work.check(batch, 0)
+
+
+# What each edge pulls on, while it trains
+
+
+def test_pulls_are_those_of_the_first_batch_and_move_nothing(tmp_path: Path) -> None:
+    """In turns of labels and teacher both are looked at in every phase; the trajectory is that of a run that is not."""
+    ring = [{"steps": 1, "losses": ["teach", "learn"]}, {"steps": 1, "losses": ["listen", "deep", "steady"]}]
+    graph = {**online(), "phases": ring}
+    recipe = small("steps=4", "log.pulls=2", "log.every=1", "checkpoint.every=2", "checkpoint.keep=9", **graph)
+    run = train(recipe, tmp_path / "looked")
+    assert same(weights(run), weights(train(small("steps=4", **graph), tmp_path / "alone")))
+    lines = [line for line in run.log() if "loss" in line]
+    assert [("cosine/listen" in line, "pull/teach" in line) for line in lines] == [(False, False), (True, True)] * 2
+    found = load_state(run.checkpoints, 2)
+    assert found is not None
+    assembly = assemble(recipe)
+    training.fill(assembly.system, assembly.frozen, found[0], "checkpoint")
+    work = Work(Run(tmp_path / "unused"), assembly, accelerate(recipe))
+    pulled = pulls(assembly.system, assembly.frozen, next(work.batches(0, 0)), None)
+    assert {f"pull/{name}" for name in pulled} == {key for key in lines[1] if key.startswith("pull/")}
+    for name, pull in pulled.items():
+        assert lines[1][f"pull/{name}"] == pytest.approx(pull.norm, rel=1e-5)
+        assert pull.cosine is None or lines[1][f"cosine/{name}"] == pytest.approx(pull.cosine, abs=1e-5)
+    assert pulled["listen"].cosine is not None and pulled["teach"].cosine is None

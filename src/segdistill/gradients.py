@@ -29,8 +29,12 @@ class Pull(NamedTuple):
     """Norm of the gradient of the student's labels, over the student's weights."""
 
 
-def pulls(system: System, frozen: Frozen, batch: Batch, step: int = 0) -> dict[str, Pull]:
-    """Every edge that acts in a step, alone; weights, statistics, memories and random states stay as they are."""
+def pulls(system: System, frozen: Frozen, batch: Batch, step: int | None = 0) -> dict[str, Pull]:
+    """Every edge that acts in a step, alone; weights, statistics, memories and random states stay as they are.
+
+    Args:
+        step: None for all edges, with their whole weights, whatever their phases.
+    """
     learned = {name for name, _ in system.named_parameters()}
     state = {name: value.clone() for name, value in system.state_dict().items() if name not in learned}
     with torch.random.fork_rng():

@@ -251,6 +251,9 @@ class CheckpointSpec(_Spec):
 @final
 class LogSpec(_Spec):
     every: int = Field(default=20, gt=0)
+    pulls: int = Field(default=0, ge=0)
+    """Steps between two looks at how strongly each edge pulls (`pull/<edge>`, the norm of its weighted gradient) and
+    how far that agrees with the labels' (`cosine/<edge>`), always on the run's first batch; 0: never."""
     wandb: Literal["auto", "offline", "online", "off"] = "auto"
     """auto: offline where wandb is installed."""
 

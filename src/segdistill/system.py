@@ -66,8 +66,8 @@ class Edge(nn.Module):
         self.adapter = adapter or nn.Identity()
         self.translation = translation
 
-    def weight_at(self, step: int) -> float:
-        return self.weight * min(1.0, (step + 1) / self.ramp) if self.ramp else self.weight
+    def weight_at(self, step: int | None) -> float:
+        return self.weight * min(1.0, (step + 1) / self.ramp) if self.ramp and step is not None else self.weight
 
     def forward(self, said: Mapping[str, Stages], batch: Batch) -> Tensor:
         """The loss, unweighted, of what every node said."""
@@ -143,8 +143,10 @@ class System(nn.Module):
         for first in begun:
             self.first_steps |= {name: first.begin for name in edges if name in first.edges - set(self.first_steps)}
 
-    def acting(self, step: int) -> list[str]:
-        """The edges that act in this step: a pure function of the step."""
+    def acting(self, step: int | None) -> list[str]:
+        """The edges that act in this step: a pure function of the step. None: whatever the step, all of them."""
+        if step is None:
+            return list(self.edges)
         place = self.phase(step)
         if self.ending is not None and place == len(self.phases):
             return [name for name in self.edges if name in self.ending.edges]
@@ -166,8 +168,8 @@ class System(nn.Module):
         assert isinstance(edge, Edge)
         return edge
 
-    def listened_to(self, step: int) -> set[str]:
-        """The nodes that somebody learns from in this step."""
+    def listened_to(self, step: int | None) -> set[str]:
+        """The nodes that somebody learns from in this step; None: in any."""
         return {self.edge(name).target.node for name in self.acting(step)} - {LABELS}
 
     def heard(self, said: Mapping[str, Stages], step: int) -> dict[str, Stages]:
@@ -190,8 +192,11 @@ class System(nn.Module):
             module.set_extra_state(state)
         torch.set_rng_state(memory.random)
 
-    def forward(self, batch: Batch, references: Mapping[str, Stages], step: int) -> Step:
-        """One look at a batch; a model that only teaches in this step is not moved by it, BatchNorm included."""
+    def forward(self, batch: Batch, references: Mapping[str, Stages], step: int | None) -> Step:
+        """One look at a batch; a model that only teaches in this step is not moved by it, BatchNorm included.
+
+        Without a step every edge acts, with its whole weight.
+        """
         acting = self.acting(step)
         learners = {self.edge(name).student.node for name in acting}
         said = dict(references)

@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any, final
@@ -34,7 +34,7 @@ from segdistill.checkpoint import (
     under,
 )
 from segdistill.data import need_readable, to_device, training_batches
-from segdistill.gradients import prove
+from segdistill.gradients import prove, pulls
 from segdistill.mistakes import Mistake
 from segdistill.optim import Moments, optimiser, rate, set_rate
 from segdistill.recipe import Recipe, dump, take
@@ -174,6 +174,8 @@ class Work:
         self.caller: Any = self.system
         if accelerator.num_processes > 1 or accelerator.mixed_precision != "no":
             self.caller, self.optimizer = accelerator.prepare(self.system, self.optimizer)
+        self.looked_at: Batch | None = None
+        """What `log.pulls` looks at."""
         self.tracker: Tracker | None = None
         self.probes = house.probes(self.recipe, assembly.classes)
         self.stopwatch = Stopwatch(accelerator.device)
@@ -188,16 +190,7 @@ class Work:
             return
         self.tracker = self._tracker() if self.accelerator.is_main_process else None
         split = recipe.optim.accumulate
-        batches = training_batches(
-            self.assembly.train,
-            recipe.data,
-            recipe.seed,
-            start=self.start * split,
-            batch=micro_batch(recipe, self.accelerator.num_processes),
-            rank=self.accelerator.process_index,
-            ranks=self.accelerator.num_processes,
-            pin=self.accelerator.device.type == "cuda",
-        )
+        batches = self.batches(self.start * split, recipe.data.workers)
         if self.random:  # only now: a loader draws a number of its own when it starts
             restore_random(self.random)
         with Patience() as patience, closing(batches), self.tracker or nullcontext():
@@ -217,6 +210,19 @@ class Work:
             finally:
                 with suppress(OSError):  # a full disk has no room for this either, and the reason is what counts
                     self._count_seconds()
+
+    def batches(self, start: int, workers: int) -> Generator[Batch]:
+        """This process's batches, from the one of that number on."""
+        return training_batches(
+            self.assembly.train,
+            self.recipe.data.model_copy(update={"workers": workers}),
+            self.recipe.seed,
+            start=start,
+            batch=micro_batch(self.recipe, self.accelerator.num_processes),
+            rank=self.accelerator.process_index,
+            ranks=self.accelerator.num_processes,
+            pin=self.accelerator.device.type == "cuda",
+        )
 
     def check(self, batch: Batch, step: int) -> None:
         """An edge must move something with the first batch that has pixels for it, on any process.
@@ -287,6 +293,8 @@ class Work:
             self._gather("loss", result.loss)
             for name, value in result.losses.items():
                 self._gather(f"loss/{name}", value)
+        if recipe.log.pulls and step % recipe.log.pulls == 0:
+            self._pull()
         if step % recipe.log.every == 0 or step == recipe.steps:
             self._log(step)
         begin = time.perf_counter()
@@ -296,6 +304,20 @@ class Work:
                     self.probe(name, step)
         if step % recipe.checkpoint.every == 0 or step == recipe.steps:
             self.save(step)
+        self.away += time.perf_counter() - begin
+
+    def _pull(self) -> None:
+        """Look at every edge's gradient on the first batch of all, whatever its phase."""
+        begin = time.perf_counter()
+        if self.looked_at is None:
+            # A loader draws a number when it starts, which would change those of the run, and of a resume.
+            with torch.random.fork_rng(devices=[]), closing(self.batches(0, workers=0)) as batches:
+                self.looked_at = to_device(next(batches), self.accelerator.device)
+        with self.accelerator.autocast():
+            for name, pull in pulls(self.system, self.frozen, self.looked_at, None).items():
+                self._gather(f"pull/{name}", torch.tensor(pull.norm, device=self.accelerator.device))
+                if pull.cosine is not None:
+                    self._gather(f"cosine/{name}", torch.tensor(pull.cosine, device=self.accelerator.device))
         self.away += time.perf_counter() - begin
 
     def count_bad(self, fed: Sequence[Batch]) -> None:
