@@ -21,16 +21,16 @@ HOUSE = "segdistill"
 # From the ground up. `x/*` is a shelf: a page that says what its parts have in common, and the parts. Any other name is
 # a machine: a file, or a folder of files.
 FLOORS = [
-    "mistakes types labels parts recipe study run allocator timing",
+    "mistakes types labels parts recipe study run intervals allocator timing",
     "datasets/* models/* losses/* metrics/*",
     (
-        "class_map data decoded sampling quarantine layouts system teacher_cache gradients optim prediction "
+        "class_map data decoded sampling quarantine layouts system teacher_cache gradients sharding optim prediction "
         "prediction_files checkpoint track"
     ),
     "assemble",
     "probes/* analyses/*",
     (
-        "diagnosis stopping resuming training replaying evaluation analysing comparing planning demonstration make_data checking "
+        "diagnosis stopping resuming training replaying evaluation calibrating analysing comparing planning demonstration make_data checking "
         "reporting export shrink profile play testing"
     ),
     "cli __init__ __main__",

@@ -15,7 +15,7 @@ from segdistill.analyses import Analysis, Subject
 from segdistill.assemble import open_split
 from segdistill.mistakes import Mistake
 from segdistill.recipe import DataSpec, override, parse, read
-from segdistill.reporting import class_results, dataset
+from segdistill.reporting import class_results, dark_knowledge, dataset
 from segdistill.run import Run, provenance, write_text
 from segdistill.types import Findings, Table
 
@@ -23,6 +23,7 @@ Facts = Sequence[tuple[str, str]]
 PAGES: Mapping[str, Callable[[Findings, str, Facts], str]] = {
     "dataset": dataset.page,
     "class_results": class_results.page,
+    "dark_knowledge": dark_knowledge.page,
 }
 
 

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, final
 
-from segdistill.analyses._experiments import interval
 from segdistill.analysing import analyse
+from segdistill.intervals import interval
 from segdistill.mistakes import Mistake
 from segdistill.recipe import Recipe, differences, dump, read
 from segdistill.run import Run, write_text
@@ -113,7 +113,7 @@ class _Work:
                 self._look()
         except KeyboardInterrupt:
             for _, process in self.running.values():
-                process.send_signal(signal.SIGINT)
+                process.send_signal(signal.SIGTERM)  # a program in the background may have been told to ignore SIGINT
             for _, process in self.running.values():
                 process.wait()
             raise
@@ -158,7 +158,7 @@ class _Work:
             del self.running[job.name]
             if code == 0:
                 self.waiting.insert(0, job)  # it may have a second command
-            elif code == 130:
+            elif code in (130, -signal.SIGTERM):
                 raise KeyboardInterrupt
             else:
                 self.failed[job.name] = _last_words(self.folder / "logs" / f"{job.name.replace('/', '-')}.log")

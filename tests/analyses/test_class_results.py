@@ -9,8 +9,9 @@ import pytest
 
 from segdistill import recipe as recipes
 from segdistill.analyses import Subject
-from segdistill.analyses.class_results import ClassResults, interval
+from segdistill.analyses.class_results import ClassResults
 from segdistill.datasets.streets import Streets
+from segdistill.intervals import interval
 from segdistill.mistakes import Mistake
 from segdistill.recipe import DataSpec
 from segdistill.run import Run, write_json, write_text

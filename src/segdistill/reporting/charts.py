@@ -1,4 +1,4 @@
-"""Charts of classes and of data as SVG for a page, in the style of the curves: dots, intervals, steps, points."""
+"""Charts of classes and of data as SVG for a page in the style of the curves: dots, intervals, steps, points, lines."""
 
 import io
 from collections.abc import Callable, Generator, Sequence
@@ -94,6 +94,48 @@ def scatter(name: str, points: Sequence[Point], unit: str, label: str, is_logari
         axes.grid(axis="y", linewidth=0.6)
         _name(figure, axes, points)
         return drawn()
+
+
+def curves(name: str, series: Sequence[Sequence[tuple[float, float]]], unit: str, label: str) -> str:
+    """Lines through few points, over a logarithmic scale; those after the colours' last are dashed."""
+    with _axes(name, (3.4, 2.5)) as (_, axes, drawn):
+        for place, points in enumerate(series):
+            across, up = zip(*points, strict=True)
+            colour, marker = SERIES[place % COLOURS], MARKERS[place % COLOURS]
+            line = "-" if place < COLOURS else "--"
+            axes.plot(across, up, color=colour, marker=marker, markersize=4, linestyle=line)
+        axes.set_xscale("log")
+        axes.set_xticks(sorted({across for points in series for across, _ in points}))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(_plain))
+        axes.set_title(unit, loc="left", fontsize=9)
+        axes.set_xlabel(label)
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.grid(axis="y", linewidth=0.6)
+        return drawn()
+
+
+def reliability(name: str, confidence: Sequence[float], accuracy: Sequence[float], share: Sequence[float]) -> str:
+    """How often what is said with so much confidence is right, bin by bin, above the shares of the pixels."""
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(3.0, 3.5), layout="constrained")
+        FigureCanvasSVG(figure)
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+        above.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=":")
+        above.plot(confidence, accuracy, color=SERIES[2], marker="o", markersize=4)
+        above.set_title("right, share of the bin", loc="left", fontsize=9)
+        above.set_xlim(0, 1)
+        above.set_ylim(0, 1)
+        above.grid(axis="y", linewidth=0.6)
+        below.bar(confidence, share, width=0.04, color=SERIES[2], alpha=0.6)
+        below.set_title("pixels, share", loc="left", fontsize=9)
+        below.set_ylim(0, 1)
+        below.yaxis.set_major_locator(MaxNLocator(2))
+        below.set_xlabel("confidence")
+        below.grid(axis="y", linewidth=0.6)
+        written = io.StringIO()
+        figure.savefig(written, format="svg", transparent=True)
+        return for_the_page(name, written.getvalue())
 
 
 def _name(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
