@@ -38,11 +38,14 @@ def main(recipe_file: str, out: str) -> None:
     void = [float((batch.labels == 255).float().mean())] * accelerator.num_processes
     if accelerator.num_processes > 1:
         dist.all_gather_object(void, void[0])
-    counts = Measure(classes=assembly.classes, input_size=None).count(assembly.models(), assembly.val)
+    measure = Measure(("confusion", "calibration"), classes=assembly.classes, input_size=None)
+    found = measure(assembly.models(), assembly.val)
+    counts = measure.count(assembly.models(), assembly.val)
     if accelerator.is_main_process:
         gradients = {k: p.grad.contiguous() for k, p in assembly.system.named_parameters() if p.grad is not None}
         save_file(gradients, Path(out) / "gradients.safetensors")
         said = {"void": void, "counts": {name: confusion.counts.tolist() for name, confusion in counts.items()}}
+        said["numbers"] = dict(found.numbers)
         (Path(out) / "said.json").write_text(json.dumps(said))
     accelerator.end_training()
 

@@ -1,7 +1,9 @@
 """Assembly: what fits becomes a run, and what does not is one sentence before a step is trained."""
 
 import copy
+import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,17 +12,32 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save
 
-from segdistill import layouts
-from segdistill.assemble import Assembly, assemble, load, weights_file
-from segdistill.checkpoint import Card, read_card, save_weights
+from segdistill import evaluate, layouts
+from segdistill.assemble import Assembly, assemble, load, open_split, weights, weights_file
+from segdistill.checkpoint import (
+    FACTS,
+    MANIFEST,
+    TENSORS,
+    Card,
+    digest,
+    load_state,
+    read_card,
+    save_weights,
+    under,
+)
 from segdistill.data import training_batches
 from segdistill.datasets.streets import Streets
 from segdistill.labels import CAMVID_11, CITYSCAPES_19
 from segdistill.mistakes import Mistake
 from segdistill.models.unet import UNet
-from segdistill.recipe import parse
+from segdistill.probes.measure import Measure
+from segdistill.recipe import parse, read
+from segdistill.run import Run, sha256, write_json
+from segdistill.training import train
 from segdistill.types import ClassTable
+from small import small
 
 CITY = "ulm_000001_00000"
 TINY = {"kind": "unet", "width": 2, "depth": 2}
@@ -494,3 +511,186 @@ def test_assembling_leaves_the_random_state() -> None:
     torch.manual_seed(3)
     made(content())
     assert torch.equal(torch.rand(2), expected)
+
+
+# A network as it was in a checkpoint
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of a network, its moving average and a second network, with the checkpoints of steps 2, 4 and 6."""
+    models = {"teacher": TINY, "average": {"follows": "teacher", "decay": 0.5}, "second": {**TINY, "width": 3}}
+    losses = {"teach": {"kind": "cross_entropy", "student": "teacher"}}
+    losses["learn"] = {"kind": "cross_entropy", "student": "second"}
+    settings = ["checkpoint.every=2", "checkpoint.keep=9", "data.size=[48, 64]", "optim.lr=0.05"]
+    return train(small(*settings, models=models, losses=losses), tmp_path_factory.mktemp("kept") / "run@home")
+
+
+@pytest.fixture
+def own(kept: Run, tmp_path: Path) -> Run:
+    shutil.copytree(kept.path, tmp_path / "run@home")
+    return Run(tmp_path / "run@home")
+
+
+def at(run: Run, step: int) -> str:
+    return f"{run.path}@step-{step}"
+
+
+@pytest.mark.parametrize("step", [2, 4, 6])
+@pytest.mark.parametrize("name", ["teacher", "average", "second"])
+def test_a_checkpoint_of_a_run_is_a_teacher(kept: Run, name: str, step: int) -> None:
+    found = load_state(kept.checkpoints, step)
+    assert found is not None
+    prefix = "follow/average/" if name == "average" else f"system/models.{name}."
+    expected = under(found[0].tensors, prefix)
+    before = {file: file.read_bytes() for file in kept.path.rglob("*") if file.is_file()}
+    network = load(at(kept, step), name)
+    assert not network.training and expected.keys() == network.state_dict().keys()
+    assert all(torch.equal(value, expected[key]) for key, value in network.state_dict().items())
+    said = content()
+    said["models"][name] = {"weights": at(kept, step), "frozen": True}  # of several, the one of the same name
+    said["losses"]["soft_targets"] = {"student": "student", "target": name}
+    assembly = made(said)
+    assert digest(assembly.frozen.models[name]) == digest(network) == assembly.fingerprints[name]
+    assert assembly.recipe.models[name].parameters["width"] == (3 if name == "second" else 2)
+    assert weights(at(kept, step), name).card.size == (48, 64)
+    assert {file: file.read_bytes() for file in kept.path.rglob("*") if file.is_file()} == before
+    if step == 6:
+        last = load(kept.path, name, "last").state_dict()
+        assert all(torch.equal(value, expected[key]) for key, value in last.items())
+
+
+def test_a_checkpoint_is_evaluated_as_what_it_is(kept: Run) -> None:
+    probe = Measure(classes=CITYSCAPES_19, input_size=(48, 64))
+    val = open_split(read(kept.recipe_file).data, "val")
+    expected = probe({"teacher": load(at(kept, 2), "teacher")}, val).numbers
+    found = evaluate(at(kept, 2), model="teacher").numbers
+    assert expected.items() <= found.items() and found != evaluate(at(kept, 4), model="teacher").numbers
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ("@step-5", "no checkpoint of step 5 is kept; there is step-2, step-4 and step-6 (the nearest is step-4)"),
+        ("@step-900", "(the nearest is step-6)"),
+        ("@step-99999999999999999999999", "expected RUN@step-N, as in run@home@step-480"),
+        ("@480", "expected RUN@step-N, as in run@home@step-480"),
+        ("@step-", "expected RUN@step-N"),
+        ("@step-٣", "expected RUN@step-N"),
+        ("@last", "expected RUN@step-N"),
+    ],
+)
+def test_no_such_checkpoint(kept: Run, said: str, sentence: str) -> None:
+    for work in (load, evaluate):
+        with pytest.raises(Mistake) as caught:
+            work(f"{kept.path}{said}", model="teacher")
+        assert sentence in str(caught.value)
+    assert sentence in mistake(taught(Path(f"{kept.path}{said}")))
+
+
+def test_a_run_without_checkpoints_or_of_another_name(own: Run) -> None:
+    shutil.rmtree(own.checkpoints)
+    assert "no checkpoint of step 2 is kept; there is nothing" in mistake(taught(Path(at(own, 2))))
+    found = mistake(taught(Path(f"{own.path}s@step-2")))
+    assert "models.teacher.weights" in found and "not a run directory" in found and "did you mean 'run@home'?" in found
+
+
+def test_which_network_of_a_checkpoint(kept: Run) -> None:
+    for model, sentence in ((None, "several models; it has teacher, average and second"), ("secnd", "'second'?")):
+        with pytest.raises(Mistake) as caught:
+            load(at(kept, 2), model)
+        assert sentence in str(caught.value)
+    with pytest.raises(Mistake, match="names a checkpoint, which is neither the best nor the last; leave 'last' out"):
+        load(at(kept, 2), "teacher", "last")
+
+
+def resign(place: Path) -> None:
+    """A manifest that fits whatever lies there."""
+    digests = {name: sha256(place / name) for name in (TENSORS, FACTS)}
+    (place / MANIFEST).write_text(json.dumps({"step": int(place.name[5:]), "sha256": digests}, indent=1))
+
+
+def foreign(place: Path, tensors: dict[str, torch.Tensor]) -> None:
+    (place / TENSORS).write_bytes(save(tensors))
+    resign(place)
+
+
+BROKEN: dict[str, tuple[Callable[[Run, Path], object], str]] = {
+    "cut": (lambda _, place: truncate(place / TENSORS), "state.safetensors is damaged"),
+    "no manifest": (lambda _, place: (place / MANIFEST).unlink(), "it has no MANIFEST.json"),
+    "no tensors": (lambda _, place: (place / TENSORS).unlink(), "state.safetensors is damaged"),
+    "signed garbage": (
+        lambda _, place: ((place / TENSORS).write_bytes(b"{" * 99), resign(place)),
+        "it is no checkpoint of ours",
+    ),
+    "signed facts": (lambda _, place: ((place / FACTS).write_text("{}"), resign(place)), "it is no checkpoint of ours"),
+    "other tensors": (lambda _, place: foreign(place, {"x": torch.ones(1)}), "does not fit the network"),
+    "other shapes": (
+        lambda _, place: foreign(
+            place,
+            {k: torch.ones(1) for k in (load_state(place.parent, 4) or pytest.fail())[0].tensors},
+        ),
+        "does not fit the network",
+    ),
+    "no classes": (
+        lambda run, _: write_json(run.info_file, {**run.info(), "classes": None}),
+        "run.json: damaged, or of an earlier version; expected the names of the classes",
+    ),
+    "classes of a bomb": (
+        lambda run, _: write_json(run.info_file, {**run.info(), "classes": [["a"] * 9]}),
+        "expected the names of the classes",
+    ),
+    "other classes": (
+        lambda run, _: write_json(run.info_file, {**run.info(), "classes": ["a", "b"]}),
+        "does not fit the network",
+    ),
+    "a torn recipe": (
+        lambda run, _: run.recipe_file.write_text("models: ["),
+        "recipe.yaml: damaged, or of another version",
+    ),
+    "another recipe": (
+        lambda run, _: run.recipe_file.write_text(run.recipe_file.read_text().replace("width: 2", "width: 5")),
+        "does not fit the network",
+    ),
+    "another kind": (
+        lambda run, _: run.recipe_file.write_text(run.recipe_file.read_text().replace("kind: unet", "kind: os:system")),
+        "os:system",
+    ),
+    "a link": (
+        lambda run, place: (shutil.rmtree(place), place.symlink_to(run.path.parent)),
+        "a link that leads out of the run directory",
+    ),
+}
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("damage", BROKEN)
+def test_a_damaged_or_hostile_checkpoint_is_refused(own: Run, damage: str) -> None:
+    work, sentence = BROKEN[damage]
+    work(own, own.checkpoints / "step-4")
+    found = mistake(taught(Path(at(own, 4))))
+    assert sentence in found and len(found) < 4000
+
+
+def test_a_checkpoint_that_goes_while_it_is_looked_at(own: Run) -> None:
+    found = weights(at(own, 4), "teacher")
+    shutil.rmtree(own.checkpoints / "step-4")
+    with pytest.raises(Mistake, match="step-4: the checkpoint is gone"):
+        found.fill(load(own.path, "teacher"))
+
+
+def test_a_student_does_not_go_on_with_another_teacher(own: Run, tmp_path: Path) -> None:
+    models = {"student": TINY, "teacher": {"weights": at(own, 2), "frozen": True}}
+    losses = {"cross_entropy": {"student": "student"}, "soft_targets": {"student": "student", "target": "teacher"}}
+    recipe = small("steps=2", models=models, losses=losses)
+    train(recipe, tmp_path / "student")
+    for folder in (own.checkpoints / "step-2", own.checkpoints / "step-4"):
+        folder.rename(own.checkpoints / f"{folder.name}.was")
+    (own.checkpoints / "step-4.was").rename(own.checkpoints / "step-2")
+    manifest = own.checkpoints / "step-2" / MANIFEST
+    manifest.write_text(manifest.read_text().replace('"step": 4', '"step": 2'))
+    with pytest.raises(Mistake, match=r"fingerprints\.teacher: the run began with [0-9a-f]{16}, now it is"):
+        train(recipe, tmp_path / "student", resume=True)

@@ -55,6 +55,7 @@ def test_plan_says_what_will_happen(recipe: Path, capsys: pytest.CaptureFixture[
     edge = found["edges"][0]
     assert edge["edge"] == "cross_entropy" and 2 < edge["value"] < 5 and edge["gradient"] > 0
     assert found["numbers"]["train_images"] == 12 and found["numbers"]["seconds_per_step"] > 0
+    assert found["device"].startswith("cpu (") and found["numbers"]["bf16_over_fp32"] > 0
     code, out, _ = said(capsys, "plan", str(recipe))
     assert code == 0 and "student.dec1" in out and "s a step" in out
 

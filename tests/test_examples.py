@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -11,9 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from segdistill import Mistake, load
+from segdistill import Mistake, allow_plugin, load, read, train
+from segdistill.assemble import assemble
 from segdistill.checkpoint import read_card
+from segdistill.data import as_float, training_batches
 from segdistill.datasets.streets import Streets
+from segdistill.models.unet import UNet
 from segdistill.probes.measure import Measure
 
 TINY = ["data.count=4", "data.val_count=2", "data.scene_size=[64, 64]", "data.crop=[64, 64]", "data.batch=2"]
@@ -104,3 +108,65 @@ def test_holistic_from_the_command_line(repository: Path, tmp_path: Path) -> Non
     assert re.search(r"^step +20 cross_entropy \d\.\d{4} .*telling_apart \d\.\d{4}$", done.stdout, re.MULTILINE)
     found = re.search(r"validation mIoU %: student (\d+\.\d\d) teacher (\d+\.\d\d)$", done.stdout, re.MULTILINE)
     assert found is not None and 0 < float(found[1]) < 100
+
+
+# A student-friendly teacher
+
+
+@pytest.fixture
+def friendly(repository: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(repository / "examples"))
+    allow_plugin("student_friendly")
+    return import_module("student_friendly")
+
+
+def test_a_branch_learns_and_so_does_the_trunk_below_it(friendly: ModuleType, repository: Path) -> None:
+    """From the labels, and from the teacher's logits, on which it does not pull."""
+    recipe = read(repository / "examples" / "student_friendly.yaml", TINY)
+    system = assemble(recipe).system
+    batch = next(training_batches(assemble(recipe).train, recipe.data, 0, start=0, batch=2, rank=0, ranks=1))
+    model = system.models["teacher"]
+    for edge, into in {"branch1": 0, "branch2_follows": 1}.items():
+        system.zero_grad()
+        said = {"teacher": model(as_float(batch.image))}
+        system.edge(edge)(said, batch).backward()
+        moved = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+        branch = {name for name, _ in model.named_parameters() if name.startswith(f"branches.{into}.")}
+        assert branch <= moved and not any(name.startswith(f"branches.{1 - into}.") for name in moved)
+        assert {"trunk.encoder.0.0.weight", "trunk.bottleneck.0.weight"} <= moved
+        assert ("trunk.decoder.0.0.weight" in moved) == (into == 1), "the second branch leaves after the first decoder"
+        assert not any(name.startswith(("trunk.decoder.2.", "trunk.classifier.")) for name in moved)
+
+
+def test_a_branch_is_the_student_from_there_on(friendly: ModuleType) -> None:
+    """With transforms that are the identity and the student's own weights it says what the student says."""
+    torch.manual_seed(0)
+    student = UNet(4, 3, num_classes=5)
+    for start in range(3):
+        branch = friendly._Branch(student, student.stages, start)
+        for transform in branch.transforms.values():
+            nn.init.dirac_(transform.weight)
+            nn.init.zeros_(transform.bias)
+        said = student.eval()(torch.rand(1, 3, 32, 48))
+        torch.testing.assert_close(branch.eval()(said), said["logits"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_student_friendly_teacher_trains_and_teaches_without_its_branches(
+    friendly: ModuleType, repository: Path, tmp_path: Path
+) -> None:
+    recipe = read(repository / "examples" / "student_friendly.yaml", [*TINY, "steps=2", "log.every=1"])
+    run = train(recipe, tmp_path / "friendly")
+    assert {"loss/branch1", "loss/branch2_follows"} <= set(run.log()[0])
+    file = tmp_path / "teacher.safetensors"
+    friendly.drop_branches(f"{run.path}@step-2", file)
+    image = torch.rand(1, 3, 33, 47)
+    whole, plain = load(run.path, which="last"), load(file)
+    assert isinstance(plain, UNet) and set(whole(image)) == {*plain.stages, "branch1", "branch2"}
+    assert torch.equal(plain(image)["logits"], whole(image)["logits"])
+    assert {name: tuple(value.shape[1:]) for name, value in whole(image).items() if "branch" in name} == {
+        "branch1": (19, 33, 47),
+        "branch2": (19, 33, 47),
+    }
+    for branches in (0, 4):
+        with pytest.raises(Mistake, match="branches: expected 1 to 3"):
+            friendly.StudentFriendly(4, 2, 3, branches, num_classes=5)

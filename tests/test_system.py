@@ -347,10 +347,33 @@ def test_a_frozen_answer_does_not_depend_on_the_batch() -> None:
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("remembered", [False, True])
+def test_a_temperature_divides_the_logits_and_nothing_else(remembered: bool) -> None:
+    """Whoever answers: one memory serves every temperature."""
+    plain = frozen()
+    said = plain(batch(), ["t"])["t"]
+    memory = {"t": lambda _: {"logits": said["logits"].bfloat16(), "enc1": said["enc1"]}} if remembered else None
+    warm = Frozen(plain.models, {}, memory, {"t": 2.5})(batch(), ["t"])["t"]
+    logits = said["logits"].bfloat16().float() if remembered else said["logits"]
+    assert warm["logits"].dtype == torch.float32 and torch.equal(warm["logits"], logits / 2.5)
+    assert all(torch.equal(warm[stage], said[stage]) for stage in warm if stage != "logits")
+    features = {"enc1": said["enc1"]}
+    assert Frozen(plain.models, {}, {"t": lambda _: features}, {"t": 2.5})(batch(), ["t"])["t"] == features
+
+
 def test_only_the_wanted_teachers_speak() -> None:
     assert frozen()(batch(), []) == {}
     assert frozen()(batch(), ["nobody"]) == {}
     assert list(frozen()(batch(), {"t", "nobody"})) == ["t"]
+
+
+def test_only_stages_that_somebody_learns_from_are_kept() -> None:
+    edges = {"a": edge(target="t.logits"), "b": edge(target="t.dec1"), "c": edge(target="labels")}
+    system = System({"a": UNet(2, 2, num_classes=K)}, edges, [Phase(1, frozenset("ac")), Phase(1, frozenset("bc"))])
+    said = frozen()(batch(), ["t"])
+    for step, stage in enumerate(["logits", "dec1"]):
+        kept = system.heard(said, step)
+        assert list(kept) == ["t"] and list(kept["t"]) == [stage] and kept["t"][stage] is said["t"][stage]
 
 
 def test_training_the_system_does_not_reach_a_teacher() -> None:

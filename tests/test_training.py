@@ -317,6 +317,7 @@ def test_three_processes_count_ten_images_once_each(tmp_path: Path) -> None:
     _, one = ranks(1, recipe, tmp_path / "one")
     _, three = ranks(3, recipe, tmp_path / "three")
     assert one["counts"] == three["counts"]
+    assert "student/ece" in one["numbers"] and one["numbers"] == pytest.approx(three["numbers"], rel=1e-9)
     val = assemble(recipe).val
     labelled = sum(int((val[index].labels != 255).sum()) for index in range(10))
     assert sum(map(sum, three["counts"]["student"])) == labelled  # type: ignore[index, call-overload]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from segdistill.assemble import load
+    from segdistill.calibrating import calibrate
     from segdistill.comparing import compare
     from segdistill.demonstration import demo
     from segdistill.evaluation import evaluate
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "calibrate": "calibrating",
     "compare": "comparing",
     "load": "assemble",
     "demo": "demonstration",
@@ -45,6 +47,7 @@ __all__ = [
     "Recipe",
     "Run",
     "allow_plugin",
+    "calibrate",
     "compare",
     "demo",
     "evaluate",

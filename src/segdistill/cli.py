@@ -85,7 +85,7 @@ def plan(recipe: Path, settings: Sets = None, as_json: Json = False) -> None:
     if as_json:
         tables = {name: _rows(table) for name, table in found._asdict().items() if isinstance(table, Table)}
         said = {"connections": found.connections, "warnings": found.warnings, "numbers": found.numbers}
-        print(json.dumps({**tables, **said}))
+        print(json.dumps({**tables, **said, "device": found.device}))
         return
     for table in (found.models, found.stages, found.classes, found.edges):
         _print(table)
@@ -93,6 +93,7 @@ def plan(recipe: Path, settings: Sets = None, as_json: Json = False) -> None:
         print(line)
     for sentence in found.warnings:
         print(f"warning: {sentence}")
+    print(found.device)
     n = found.numbers
     print(
         f"{n['train_images']:.0f} training and {n['val_images']:.0f} validation images; {n['epochs']:.1f} epochs; "
@@ -104,7 +105,7 @@ def plan(recipe: Path, settings: Sets = None, as_json: Json = False) -> None:
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run; with --recipe a folder of predicted class maps.")],
+    run: Annotated[Path, typer.Argument(help="A run, or RUN@step-N; with --recipe a folder of predicted class maps.")],
     split: Annotated[str | None, typer.Option(help="Default: the split the run was validated on.")] = None,
     model: Annotated[str | None, typer.Option(help="Which network, where the run trained several.")] = None,
     which: Which = "best",
@@ -113,7 +114,7 @@ def evaluate(
     settings: Sets = None,
     as_json: Json = False,
 ) -> None:
-    """mIoU and the table per class of a trained network, or of class maps in files, on a split."""
+    """mIoU, the table per class and calibration of a trained network, or of class maps in files, on a split."""
     from segdistill.evaluation import evaluate as work
     from segdistill.evaluation import evaluate_files
 
@@ -130,6 +131,26 @@ def evaluate(
         _print(table)
     for name, value in found.numbers.items():
         print(f"{name}: {value:.6g}")
+
+
+@app.command()
+def calibrate(
+    run: Annotated[Path, typer.Argument(help="A run, or RUN@step-N for a checkpoint that is kept.")],
+    split: Annotated[str | None, typer.Option(help="Default: the split the run was validated on.")] = None,
+    model: Annotated[str | None, typer.Option(help="Which network, where the run trained several.")] = None,
+    which: Which = "best",
+    settings: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Find the temperature that makes a network's probabilities right; models.X.temperature: calibrated uses it."""
+    from segdistill.calibrating import calibrate as work
+
+    found, file = work(run, split, model=model, which=which, settings=settings or ())
+    if as_json:
+        print(json.dumps({**_findings(found), "file": str(file)}))
+        return
+    _print(found.tables["calibration"])
+    print(f"Of {found.numbers['pixels']:,.0f} labelled pixels, in {found.numbers['looks']:.0f} looks. Written: {file}")
 
 
 @app.command()

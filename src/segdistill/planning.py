@@ -1,6 +1,7 @@
 """A dry run: what a recipe will do, before it does it."""
 
 import resource
+import statistics
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from segdistill.allocator import keep_memory
 from segdistill.assemble import Assembly, assemble, probes
 from segdistill.data import as_float, class_shares, crop_size, to_device, training_batches
 from segdistill.diagnosis import warnings
@@ -15,6 +17,7 @@ from segdistill.gradients import Pull, pulls
 from segdistill.models import Model
 from segdistill.probes.speed import gmac, parameters
 from segdistill.recipe import Recipe, take
+from segdistill.run import processor
 from segdistill.system import Frozen, System
 from segdistill.teacher_cache import TeacherCache
 from segdistill.training import accelerate, micro_batch
@@ -30,6 +33,8 @@ class Plan(NamedTuple):
     classes: Table
     """Each class's share of the labelled pixels, in the data and in the first crops of the run."""
     connections: list[str]
+    device: str
+    """Where it will run and how: one line."""
     warnings: list[str]
     """What is probably not meant, one sentence each."""
     numbers: dict[str, float]
@@ -42,6 +47,8 @@ def plan(recipe: Recipe | Path | str, settings: tuple[str, ...] = (), steps: int
         steps: training steps to time, after one to warm up.
     """
     recipe = take(recipe, settings)
+    if recipe.data.cache:  # a plan looks at few images
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"cache": False})})
     accelerator = accelerate(recipe)
     torch.manual_seed(recipe.seed)
     assembly = assemble(recipe)
@@ -91,10 +98,55 @@ def plan(recipe: Recipe | Path | str, settings: tuple[str, ...] = (), steps: int
         cost = _cost(cache, name, frozen, first)
         numbers |= {f"{what}/{name}": value for what, value in cost._asdict().items()}
         connections.append(_told(name, cache, cost))
+    gains = measured_gains(device)
+    numbers |= {f"{precision}_over_fp32": gain for precision, gain in gains.items()}
     edges = _edges(system, pulled)
     classes = class_shares(assembly.train, recipe.data, recipe.seed, crops=128)
     tables = (_models(assembly, crop), _stages(assembly, crop), edges, classes)
-    return Plan(*tables, connections, warned, numbers)
+    return Plan(*tables, connections, chosen(device, recipe.precision, gains), warned, numbers)
+
+
+WORTH = 1.2
+"""A precision that is so many times as fast as another is worth a sentence."""
+
+
+def measured_gains(device: torch.device) -> dict[str, float]:
+    """Precision -> how many times as fast as fp32 a convolution is in it, forward and backward, measured here."""
+    images, side = (16, 128) if device.type == "cuda" else (1, 48)
+    layer = torch.nn.Conv2d(64, 64, 3, padding=1, device=device).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    x = torch.ones(images, 64, side, side, device=device).contiguous(memory_format=torch.channels_last)
+
+    def seconds(dtype: torch.dtype) -> float:
+        begin = time.perf_counter()
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            said = layer(x)
+        float(torch.autograd.grad(said.float().sum(), layer.weight)[0].sum())  # waits for a device
+        return time.perf_counter() - begin
+
+    dtypes = {"bf16": torch.bfloat16} | ({"fp16": torch.float16} if device.type == "cuda" else {})
+    found: dict[str, float] = {}
+    for name, dtype in dtypes.items():
+        ratios = [seconds(torch.float32) / seconds(dtype) for _ in range(6)][1:]  # in turns; the first prepares
+        found[name] = statistics.median(ratios)
+    return found
+
+
+def chosen(device: torch.device, precision: str, gains: Mapping[str, float]) -> str:
+    """What was chosen for this device, and what would be faster; only the recipe decides what is computed."""
+    speeds = {"fp32": 1.0, **gains}
+    best = max(speeds, key=lambda name: speeds[name])
+    told = ", ".join(f"{name} ×{gain:.2g}" for name, gain in gains.items())
+    said = f"precision {precision} (a convolution here, against fp32: {told}"
+    faster = speeds[best] / speeds.get(precision, 1.0)
+    said += f"; precision: {best} would be faster)" if best != precision and faster >= WORTH else ")"
+    cuda = device.type == "cuda"
+    where = torch.cuda.get_device_name(device) if cuda else f"{processor()}, {_threads(torch.get_num_threads())}"
+    memory = "torch's own" if cuda else keep_memory()
+    return f"{device.type} ({where}): {said}; channels last; not compiled; fused optimiser; memory: {memory}"
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def _remember(frozen: Frozen, batch: Batch) -> float:

@@ -152,6 +152,8 @@ class ModelSpec(_PartSpec):
     """For a teacher with another class table: its class -> the data's, or the name of a map that comes with us."""
     checkpointing: bool = False
     """Of a network that learns: activations are computed again in the backward pass instead of kept. Only unet."""
+    shard: bool = False
+    """Of a frozen teacher that is too large for one device: every process keeps a part of its weights."""
     cache: CacheSpec | None = None
     """Of a frozen teacher: it looks at every image once. Default: at every crop, as it is augmented."""
     temperature: float | Literal["calibrated"] | None = None
@@ -304,6 +306,8 @@ class Recipe(_Spec):
                 raise ValueError(f"models.{name}: follows {model.follows} and is built like it; no kind, no weights")
             if model.checkpointing and name not in self.trained():
                 raise ValueError(f"models.{name}.checkpointing: it does not learn, so it keeps no activations")
+            if model.shard and (not model.frozen or model.cache is not None):
+                raise ValueError(f"models.{name}.shard: only a frozen teacher without a cache is shared out")
             if model.follows is None and model.decay is not None:
                 raise ValueError(f"models.{name}.decay: only a model that follows another has a decay")
             if model.class_map is not None and not model.frozen:

@@ -7,7 +7,6 @@ may lie beside the class, here it holds a random pixel of the class.
 """
 
 import json
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 from segdistill.datasets import Dataset
 from segdistill.mistakes import Mistake
 from segdistill.recipe import ClassUniformSpec, RareClassSpec
-from segdistill.run import write_json
+from segdistill.run import cache_folder, write_json
 
 RETRIES = 10
 """Further crops of `rare_class` when one shows too little of its class."""
@@ -152,8 +151,3 @@ def _read(file: Path) -> np.ndarray | None:
         return np.array([row.split() for row in rows], np.uint32)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
-
-
-def cache_folder() -> Path:
-    """Where what can be computed again is kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "segdistill"

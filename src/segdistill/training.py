@@ -40,6 +40,7 @@ from segdistill.optim import Moments, optimiser, rate, set_rate
 from segdistill.recipe import Recipe, dump, take
 from segdistill.resuming import refuse_begun, reopened
 from segdistill.run import Run, write_json, write_text
+from segdistill.sharding import share_out
 from segdistill.stopping import Patience
 from segdistill.system import Frozen, System
 from segdistill.timing import Stopwatch
@@ -119,6 +120,11 @@ def accelerate(recipe: Recipe) -> Accelerator:
     cpu = not torch.cuda.is_available()
     if recipe.precision == "fp16" and cpu:
         raise Mistake("precision: fp16 needs a CUDA device (on a CPU it would be ignored); use bf16 or fp32")
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
+        raise Mistake(
+            "launched with FSDP: what learns is whole on every process here, as its checkpoints are; use torchrun or "
+            "`accelerate launch --multi_gpu`, and `models.NAME.shard: true` for a frozen teacher that is too large"
+        )
     unused = DistributedDataParallelKwargs(find_unused_parameters=_may_rest(recipe))
     precision = "no" if recipe.precision == "fp32" else recipe.precision
     # It remembers the precision of the process's first run and refuses another.
@@ -155,6 +161,9 @@ class Work:
         self.frozen = assembly.frozen.to(accelerator.device)
         for cache in assembly.caches.values():
             cache.build(accelerator.device)
+        for name, spec in self.recipe.models.items():
+            if spec.shard and accelerator.num_processes > 1:
+                share_out(self.frozen.models[name], accelerator.device)
         self.optimizer: Optimizer = optimiser(self.system, self.recipe.optim)
         apart = self.recipe.optim.states == "phases"
         self.moments = Moments(len(self.recipe.phases) if apart else 1)
@@ -263,8 +272,7 @@ class Work:
             self._skip(step, [list(batch.keys) for batch in batches], float(loss), float(norm))
             return None
         if self.accelerator.num_processes > 1:  # BatchNorm: every process goes on with the first one's statistics
-            for buffer in self.system.models.buffers():
-                dist.broadcast(buffer, 0)
+            _broadcast(list(self.system.models.buffers()))
         self._gather("gradient_norm", norm)
         losses = {name: torch.stack([part.losses[name].detach() for part in parts]).mean() for name in parts[0].losses}
         return Step(loss, losses)
@@ -544,6 +552,16 @@ class Work:
                 f"step {step}: {len(recent)} of the last {SKIPS_WITHIN} updates were not finite; the last checkpoint "
                 f"is good, {self.directory.skipped_file} names the samples; a smaller optim.lr or optim.clip may help"
             )
+
+
+def _broadcast(buffers: Sequence[Tensor]) -> None:
+    """The first process's values to all, in one message for each type: dozens of small ones cost far more time."""
+    for dtype in dict.fromkeys(buffer.dtype for buffer in buffers):
+        same = [buffer for buffer in buffers if buffer.dtype == dtype]
+        flat = torch.cat([buffer.flatten() for buffer in same])
+        dist.broadcast(flat, 0)
+        for buffer, values in zip(same, flat.split([buffer.numel() for buffer in same]), strict=True):
+            buffer.copy_(values.view_as(buffer))
 
 
 def fill(system: System, frozen: Frozen, state: State, where: str) -> None:

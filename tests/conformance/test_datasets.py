@@ -1,5 +1,6 @@
 """Every dataset on the shelf keeps the protocol of segdistill.testing, on a few street scenes in its own layout."""
 
+import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,28 @@ def folder(root: Path) -> dict[str, Any]:
     return {"images": root / "{split}" / "images", "labels": root / "{split}" / "masks", "classes": classes}
 
 
+def archive(root: Path) -> dict[str, Any]:
+    for split in ("train", "val"):
+        for shard in range(2):
+            with tarfile.open(root / f"{split}-{shard}.tar", "w") as tar:
+                for i, sample in enumerate(scenes(split)[shard::2]):
+                    for ending, pixels in (
+                        ("png", sample.image.permute(1, 2, 0).numpy()),
+                        ("labels.png", sample.labels.numpy()),
+                    ):
+                        save(root / "one.png", pixels)
+                        tar.add(root / "one.png", f"ulm/{shard}_{i}.{ending}")
+    classes = [{"name": f"class {k}", "colour": (k, 0, 0)} for k in range(19)]
+    return {"root": root, "classes": classes}
+
+
 MADE: dict[str, Callable[[Path], dict[str, Any]]] = {
     "cityscapes": in_layout("cityscapes"),
     "bdd100k": in_layout("bdd100k"),
     "camvid": camvid,
     "kitti": kitti,
     "folder": folder,
+    "archive": archive,
     "streets": lambda root: {"count": COUNT, "scene_size": (48, 64), "val_count": COUNT, "unlabelled": 1},
 }
 """Files in the layout of a dataset below a folder -> what a recipe says about them."""

@@ -7,13 +7,14 @@ from typing import Literal
 import pytest
 import torch
 from safetensors.torch import load_file
-from small import small
 
+from segdistill import parts
 from segdistill.assemble import assemble
 from segdistill.mistakes import Mistake
 from segdistill.models.unet import UNet
 from segdistill.probes.speed import gmac, parameters
 from segdistill.training import train
+from small import small
 
 SIZE = (512, 1024)
 
@@ -186,10 +187,11 @@ def test_a_run_with_checkpointing_is_the_same_run(tmp_path: Path) -> None:
 def test_checkpointing_is_refused_where_it_would_do_nothing() -> None:
     student = {"kind": "unet", "width": 4, "depth": 2}
     teacher = {"weights": "runs/none", "frozen": True, "checkpointing": True}
-    with pytest.raises(Mistake, match="models.teacher.checkpointing: it does not learn, so it keeps no activations"):
+    with pytest.raises(Mistake, match=r"models.teacher.checkpointing: it does not learn, so it keeps no activations"):
         small(models={"student": student, "teacher": teacher})
-    with pytest.raises(Mistake, match="models.student.checkpointing: a 'hooked' cannot; a 'unet' can"):
-        taps = {"logits": "out['out']"}
+    parts.allow_plugin("foreign_network")
+    with pytest.raises(Mistake, match=r"models.student.checkpointing: a 'hooked' cannot; a 'unet' can"):
+        taps = {"logits": "['out']"}
         hooked = {"kind": "hooked", "module": "foreign_network:make", "arguments": {"num_classes": 19}, "taps": taps}
         assemble(small(models={"student": {**hooked, "checkpointing": True}}))
 

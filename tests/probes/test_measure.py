@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from segdistill.datasets import Dataset
+from segdistill.metrics.calibration import Calibration
 from segdistill.metrics.confusion import Confusion
 from segdistill.mistakes import Mistake
 from segdistill.models import Model
@@ -104,3 +105,29 @@ def test_what_cannot_be_read_is_left_out_and_named_once(capsys: pytest.CaptureFi
     assert capsys.readouterr().err == ""
     with pytest.raises(Mistake, match="1 of 9 samples cannot be read"):
         measured(Noise(bad=7))
+
+
+def test_other_metrics_have_their_numbers_beside_the_first() -> None:
+    plain = measured(Noise())[1]
+    probe = Measure(("confusion", "calibration"), classes=CLASSES, input_size=None)
+    found = probe({"net": Channels(Noise())}, Noise())
+    total = Calibration(num_classes=3)
+    for index in range(9):
+        sample = Noise()[index]
+        total.update(sample.image[None].float() / 255, sample.labels[None])
+    expected = {f"net/{name}": value for name, value in total.result().items() if isinstance(value, float)}
+    assert len(expected) == 6 and "net/ece" in expected
+    assert {**plain, **expected} == pytest.approx(dict(found.numbers), rel=1e-6)
+    assert list(found.tables) == ["net"], "readers take every table for a network's"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "sentence"),
+    [
+        (("calibration",), "probes.measure.metrics: expected confusion among them, by which the best weights are kept"),
+        (("confusion", "calibratoin"), "probes.measure.metrics: there is no metric 'calibratoin'; .*'calibration'"),
+    ],
+)
+def test_metrics_that_cannot_be(metrics: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(Mistake, match=sentence):
+        Measure(metrics, classes=CLASSES, input_size=None)

@@ -5,13 +5,14 @@ folder, an orphan and an empty split are mistakes before anything is decoded; a 
 """
 
 import hashlib
+import io
 import math
 import os
 import struct
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from pathlib import Path
 from typing import NamedTuple, final
@@ -21,6 +22,7 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
+from typing_extensions import Buffer
 
 from segdistill.labels import Coding
 from segdistill.mistakes import Mistake, nearest, one_of
@@ -100,6 +102,52 @@ class Pair(NamedTuple):
     key: str
 
 
+class Packed(NamedTuple):
+    """A file that lies as it is within another one."""
+
+    archive: Path
+    name: str
+    start: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.archive}:{self.name}"
+
+    def open(self) -> io.BufferedReader:
+        """Its bytes, read when they are asked for: the header of an image is enough to know its size."""
+        return io.BufferedReader(_Range(self.archive.open("rb", buffering=0), self.start, self.size), 1 << 17)
+
+
+@final
+class _Range(io.RawIOBase):
+    """A part of an open file, which is closed with it."""
+
+    def __init__(self, file: io.FileIO, start: int, size: int) -> None:
+        self.file, self.start, self.size, self.place = file, start, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.place = max(0, offset + (0, self.place, self.size)[whence])
+        return self.place
+
+    def readinto(self, buffer: Buffer) -> int:
+        view = memoryview(buffer).cast("B")
+        wanted = max(0, min(len(view), self.size - self.place))
+        self.file.seek(self.start + self.place)
+        count = self.file.readinto(view[:wanted]) or 0
+        self.place += count
+        return count
+
+    def close(self) -> None:
+        self.file.close()
+        super().close()
+
+
 class FileDataset(Dataset):
     """A dataset whose samples are pairs of files; its subclasses are final and know where the files lie."""
 
@@ -122,11 +170,7 @@ class FileDataset(Dataset):
         labels, unknown = read_labels(pair, self.coding)
         if unknown and not self._has_warned:
             self._has_warned = True  # once per file set: thousands of files may have such pixels
-            warnings.warn(
-                f"{pair.labels}: {unknown} pixels with values outside the table count as void"
-                " (only the first such file of a split is reported)",
-                stacklevel=2,
-            )
+            warn_of_unknown(pair.labels, unknown)
         return labels
 
     def key(self, index: int) -> str:
@@ -243,7 +287,7 @@ def _is_of(pair: Pair, sequence: str) -> bool:
 # What a file says
 
 
-def read_image(file: Path) -> UInt8[Tensor, "3 H W"]:
+def read_image(file: Path | Packed) -> UInt8[Tensor, "3 H W"]:
     """Any 8 bit image as RGB; transparency is dropped."""
     with opened(file) as image:
         if image.mode not in ("RGB", "RGBA", "RGBX", "L", "LA", "P", "PA", "CMYK", "YCbCr", "1"):
@@ -258,29 +302,45 @@ def read_image(file: Path) -> UInt8[Tensor, "3 H W"]:
 
 def read_labels(pair: Pair, coding: Coding) -> tuple[np.ndarray, int]:
     """uint8 [H, W] train ids and how many pixels were outside the table; of the image only the header is read."""
-    with opened(pair.image) as image:
+    return labels_of(pair.image, pair.labels, coding)
+
+
+def labels_of(image_file: Path | Packed, label_file: Path | Packed | None, coding: Coding) -> tuple[np.ndarray, int]:
+    """As `read_labels`, of files wherever they lie."""
+    with opened(image_file) as image:
         width, height = image.size
-    if pair.labels is None:
+    if label_file is None:
         return np.full((height, width), IGNORE, np.uint8), 0
-    raw = _raw_labels(pair.labels, coding)
+    raw = _raw_labels(label_file, coding)
     if raw.shape[:2] != (height, width):
         raise Mistake(
-            f"{pair.labels}: {raw.shape[1]}x{raw.shape[0]} labels for a {width}x{height} image ({pair.image.name});"
+            f"{label_file}: {raw.shape[1]}x{raw.shape[0]} labels for a {width}x{height} image ({image_file.name});"
             " both must be of one size, and nothing is resized here because a crop would look the same"
         )
     train_ids = _by_colour(raw, coding.colours) if raw.ndim == 3 else _by_id(raw, coding.ids)
     unknown = train_ids < 0
     count = int(unknown.sum())
     if count and coding.unknown == "refuse":
-        raise Mistake(f"{pair.labels}: {_outside(raw[unknown], coding)}")
+        raise Mistake(f"{label_file}: {_outside(raw[unknown], coding)}")
     return (np.where(unknown, IGNORE, train_ids) if count else train_ids).astype(np.uint8), count
 
 
+def warn_of_unknown(file: Path | Packed | None, count: int) -> None:
+    """Of the first label file that has pixels outside the table, where they become void."""
+    warnings.warn(
+        f"{file}: {count} pixels with values outside the table count as void"
+        " (only the first such file of a split is reported)",
+        stacklevel=3,
+    )
+
+
 @contextmanager
-def opened(file: Path) -> Generator[Image.Image]:
+def opened(file: Path | Packed) -> Generator[Image.Image]:
     """The header at once, the pixels on demand; what cannot be read is a mistake that names the file."""
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        with ExitStack() as files:
+            source = file if isinstance(file, Path) else files.enter_context(file.open())
+            image = files.enter_context(Image.open(source, formats=FORMATS))
             if min(image.size) < SMALLEST:
                 size = f"{image.width}x{image.height}"
                 raise Mistake(f"{file}: {size}; expected at least {SMALLEST} pixels a side")
@@ -299,7 +359,7 @@ def opened(file: Path) -> Generator[Image.Image]:
         raise Mistake(f"{file}: damaged or unreadable ({error}); expected a whole image file") from error
 
 
-def _raw_labels(file: Path, coding: Coding) -> np.ndarray:
+def _raw_labels(file: Path | Packed, coding: Coding) -> np.ndarray:
     """[H, W] ids as stored (a palette image's indices), or uint8 [H, W, 3] colours where the coding has colours."""
     with opened(file) as image:
         if image.mode in ("L", "P", "1", "I", "I;16", "I;16B"):

@@ -1,29 +1,19 @@
 """Any folder of images with a parallel folder of masks: an own data set without a line of Python."""
 
-import re
 from pathlib import Path
 from typing import Literal, final
-
-from typing_extensions import TypedDict  # pydantic takes typing's own only from Python 3.12
 
 from segdistill.datasets import (
     FileDataset,
     folders_in,
-    hexadecimal,
     images_in,
     need_folder,
     need_split,
     paired,
     without_held_out,
 )
-from segdistill.labels import Coding
-from segdistill.mistakes import Mistake, nearest, one_of
-from segdistill.types import IGNORE, ClassTable, Colour
-
-
-class _Class(TypedDict):
-    name: str
-    colour: Colour
+from segdistill.datasets._own_classes import OwnClass, coding_of, table_of
+from segdistill.mistakes import Mistake
 
 
 @final
@@ -52,7 +42,7 @@ class Folder(FileDataset):
     def __init__(
         self,
         images: Path,
-        classes: list[_Class],
+        classes: list[OwnClass],
         labels: Path | None = None,
         remap: dict[int | str, str] | None = None,
         unknown: Literal["refuse", "ignore"] = "refuse",
@@ -62,8 +52,8 @@ class Folder(FileDataset):
         *,
         split: str,
     ) -> None:
-        table = _table(classes)
-        coding = _coding(table, remap or {}, unknown)
+        table = table_of(classes)
+        coding = coding_of(table, remap or {}, unknown)
         has_splits = "{split}" in str(images)
         if labels is not None and has_splits != ("{split}" in str(labels)):
             raise Mistake(
@@ -92,41 +82,6 @@ class Folder(FileDataset):
         if split in ("train", "held_out") or not has_splits:
             pairs = without_held_out(pairs, hold_out, folder, split)
         super().__init__(pairs, table, coding)
-
-
-def _table(classes: list[_Class]) -> ClassTable:
-    """The classes in the order given, which is their train ids."""
-    names = tuple(item["name"] for item in classes)
-    colours = tuple(item["colour"] for item in classes)
-    if not 1 <= len(names) < IGNORE:
-        raise Mistake(f"classes: {len(names)} of them; accepted are 1 to {IGNORE - 1}")
-    for k, (name, colour) in enumerate(zip(names, colours, strict=True)):
-        if name == "ignore" or name in names[:k]:
-            raise Mistake(f"classes.{k}.name: '{name}' is taken; accepted are different names, none of them 'ignore'")
-        if not all(0 <= value <= 255 for value in colour) or colour in colours[:k]:
-            raise Mistake(
-                f"classes.{k}.colour: {list(colour)} is taken or no colour; accepted are different [r, g, b] of 0…255"
-            )
-    return ClassTable(names, colours)
-
-
-def _coding(table: ClassTable, remap: dict[int | str, str], unknown: Literal["refuse", "ignore"]) -> Coding:
-    train_ids = {name: k for k, name in enumerate(table.names)} | {"ignore": IGNORE}
-    ids: dict[int, int] = {}
-    colours = {colour: k for k, colour in enumerate(table.colours)}
-    for raw, name in remap.items():
-        if name not in train_ids:
-            raise Mistake(
-                f"remap.{raw}: there is no class '{name}'; there is {one_of(train_ids)}{nearest(name, train_ids)}"
-            )
-        if isinstance(raw, str) and re.fullmatch("#[0-9a-fA-F]{6}", raw):
-            red, green, blue = bytes.fromhex(raw[1:])
-            colours[red, green, blue] = train_ids[name]
-        elif str(raw).isdecimal() and int(raw) <= 255:
-            ids[int(raw)] = train_ids[name]
-        else:
-            raise Mistake(f"remap.{raw}: accepted are ids of 0…255 and colours such as '{hexadecimal((128, 64, 128))}'")
-    return Coding({IGNORE: IGNORE} | (ids or {k: k for k in range(len(table.names))}), colours, unknown)
 
 
 def _splits(images: Path) -> list[str]:

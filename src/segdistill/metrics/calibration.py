@@ -5,7 +5,7 @@ Class-wise: Kull et al. 2019, https://arxiv.org/abs/1910.12656, over all classes
 added over images, errors are never averaged. Bins are (low, high]; the first has a probability of 0, too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import final
 
 import torch
@@ -53,13 +53,8 @@ class Calibration(Metric):
         """There: right pixels less the sum of their probabilities."""
 
     def update(self, logits: Float[Tensor, "b k H W"], labels: Integer[Tensor, "b H W"]) -> None:
-        most = PIXELS if logits.device.type == "cpu" else 100 * PIXELS
-        rows = max(1, most // logits.shape[-1])
-        for image, truth in zip(logits.detach(), labels, strict=True):
-            for top in range(0, len(truth), rows):
-                part = truth[top : top + rows].flatten()
-                known = part != IGNORE
-                self._add(image[:, top : top + rows].flatten(1)[:, known].double(), part[known].long())
+        for some, truth in labelled(logits, labels):
+            self._add(some, truth)
 
     def _add(self, logits: Float64[Tensor, "k n"], labels: Int64[Tensor, " n"]) -> None:
         log_p = logits.log_softmax(0)
@@ -125,3 +120,16 @@ class Calibration(Metric):
         cell = torch.searchsorted(pixels, cuts).clamp(1, CELLS)  # the first whose end is not before the cut
         within = ((cuts - pixels[cell - 1]) / (pixels[cell] - pixels[cell - 1])).nan_to_num(0.0)
         return torch.lerp(excess[cell - 1], excess[cell], within).diff().abs().sum()
+
+
+def labelled(
+    logits: Float[Tensor, "b k H W"], labels: Integer[Tensor, "b H W"]
+) -> Iterator[tuple[Float64[Tensor, "k n"], Int64[Tensor, " n"]]]:
+    """The pixels that have a label, some rows of an image at a time."""
+    most = PIXELS if logits.device.type == "cpu" else 100 * PIXELS
+    rows = max(1, most // logits.shape[-1])
+    for image, truth in zip(logits.detach(), labels, strict=True):
+        for top in range(0, len(truth), rows):
+            part = truth[top : top + rows].flatten()
+            known = part != IGNORE
+            yield image[:, top : top + rows].flatten(1)[:, known].double(), part[known].long()
