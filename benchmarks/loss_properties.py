@@ -61,6 +61,9 @@ ONE = given(tensor([2, 0, -1], 1, 3, 1, 1), tensor([2, 0, -1], 1, 3, 1, 1), [[[0
 
 FIXTURES = {
     "cross_entropy": Fixture("z = (2, 0, −1)", ONE, {}, 0.169846),
+    "confidence_penalty": Fixture("z = (2, 0, −1): ln 3 − H", ONE, {}, 0.574345),
+    "entropy_floor": Fixture("z = (2, 0, −1), floor 1", ONE, {"floor": 1.0}, 0.475733),
+    "logit_norm": Fixture("z = (2, 0, −1), τ = 1", ONE, {"temperature": 1.0}, 0.512978),
     "focal": Fixture("z = (2, 0, −1), γ = 2", ONE, {"gamma": 2.0}, 0.004144),
     "dice": Fixture("two pixels", PIXELS, {"smooth": 0.0}, 0.429601),
     "tversky": Fixture("two pixels", PIXELS, {"smooth": 0.0}, 0.448007),

@@ -560,6 +560,12 @@ def test_a_checkpoint_of_a_run_is_a_teacher(kept: Run, name: str, step: int) -> 
         assert all(torch.equal(value, expected[key]) for key, value in last.items())
 
 
+def test_networks_of_one_checkpoint_are_told_apart(kept: Run) -> None:
+    """An analysis remembers what it computed under their digests."""
+    digests = {weights(at(kept, step), name).digest() for step in (2, 4) for name in ("teacher", "average", "second")}
+    assert len(digests) == 6
+
+
 def test_a_checkpoint_is_evaluated_as_what_it_is(kept: Run) -> None:
     probe = Measure(classes=CITYSCAPES_19, input_size=(48, 64))
     val = open_split(read(kept.recipe_file).data, "val")

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +41,11 @@ def test_a_study_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[s
     before = {file: file.stat().st_mtime_ns for file in out.rglob("log.jsonl")}
     again, _, _ = compare(study, out, settings=SHORT, at_once=2)
     assert again == table and before == {file: file.stat().st_mtime_ns for file in out.rglob("log.jsonl")}
+    # A teacher that was trained again is another one; so are its arms.
+    shutil.copytree(out, tmp_path / "other")
+    shutil.rmtree(tmp_path / "other" / "teachers" / "big2")
+    with pytest.raises(Mistake, match=r"late-T1-3: (was trained with|learned from another teacher)"):
+        compare(study, tmp_path / "other", settings=[*SHORT, "teachers.big2.set.seed=9"], at_once=2)
     # Other settings are no continuation.
     with pytest.raises(
         Mistake, match=r"was trained with optim\.lr 0\.01, and the study says 0\.02; delete it, or use --out"
@@ -81,3 +87,19 @@ def test_ctrl_c_reaches_the_runs_and_the_study_goes_on(tmp_path: Path) -> None:
         compare(study, out, settings=settings)
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert max(line["step"] for line in lines) == step < 4000
+
+
+def test_what_would_be_found_out_only_afterwards(tmp_path: Path) -> None:
+    study = written(tmp_path)
+    with pytest.raises(Mistake, match=r"analyses: there is no .*dark_knowlege"):
+        compare(study, tmp_path / "out", settings=["analyses=[dark_knowlege]"])
+    with pytest.raises(Mistake, match=r"teachers/big: probes: .* measure"):
+        compare(study, tmp_path / "out", settings=["set.probes={}"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_study_is_not_trained_twice_at_a_time(tmp_path: Path) -> None:
+    study = written(tmp_path)
+    with Run(tmp_path / "out").held(), pytest.raises(Mistake, match="training there"):
+        compare(study, tmp_path / "out")
+    assert not (tmp_path / "out" / "recipes").exists()

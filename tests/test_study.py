@@ -76,9 +76,41 @@ def test_settings_for_the_study_and_for_every_recipe(tmp_path: Path) -> None:
     assert {job.recipe.seed for job in found} == {0, 7}
 
 
+def test_a_setting_inside_of_one_arm_or_teacher(tmp_path: Path) -> None:
+    settings = ["teachers.big.set.optim.lr=0.5", "arms.labels.set.optim.warmup=3", "set.seed=4"]
+    found = {job.name: job.recipe for job in jobs(read_study(written(tmp_path), settings), tmp_path, tmp_path)}
+    assert (found["teachers/big"].optim.lr, found["teachers/big2"].optim.lr) == (0.5, 0.01)
+    assert (found["labels-3"].optim.warmup, found["labels-3"].optim.lr) == (3, 0.01)
+
+
+def test_a_mapping_that_stands_twice_is_set_once(tmp_path: Path) -> None:
+    file = written(
+        tmp_path, set={"models.student.width": 8}, teachers={}, grid={}, arms={"labels": {"recipe": "two.yaml"}}
+    )
+    recipe = yaml.safe_dump(content(models=None, losses=None))
+    graph = "models: {student: &n {kind: unet, width: 4, depth: 2}, other: *n}\n"
+    losses = "losses: {cross_entropy: {student: student}, more: {kind: cross_entropy, student: other}}\n"
+    (tmp_path / "two.yaml").write_text(recipe.replace("models: null\n", graph).replace("losses: null\n", losses))
+    (job, _) = jobs(read_study(file), tmp_path, tmp_path)
+    widths = {name: spec.parameters["width"] for name, spec in job.recipe.models.items()}
+    assert widths == {"student": 8, "other": 4}
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
+        ({"grid": {"t": {}}}, r"grid\.t: it has no choices"),
+        ({"grid": {"t": {"a": {"steps": 1}}, "u": {"b": {"steps": 2}}}}, "grid: the arm 'a-b' sets steps twice"),
+        (
+            {
+                "teachers": {
+                    name: {"recipe": "taught.yaml", "set": {"models.teacher.weights": f"{{folder}}/teachers/{other}"}}
+                    for name, other in (("one", "two"), ("two", "one"))
+                },
+                "grid": {},
+            },
+            "teachers that learn from each other in a circle",
+        ),
         (
             {"baseline": "label"},
             r"baseline: there is no arm 'label'; there is labels, early-T1, .* \(did you mean 'labels'\?\)",

@@ -76,7 +76,7 @@ class Weights(NamedTuple):
         """What the file says that it is; `fill` sees whether it is right."""
         if not self.prefix:
             return str(_signed(self.file)[2])
-        return sha256(self.file)
+        return hashlib.sha256(f"{sha256(self.file)}/{self.prefix}".encode()).hexdigest()
 
     @property
     def temperature_file(self) -> Path:

@@ -12,12 +12,16 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, final
 
+from segdistill import parts
 from segdistill.analysing import analyse
+from segdistill.assemble import load, weights
+from segdistill.checkpoint import digest, read_temperature
 from segdistill.intervals import interval
 from segdistill.mistakes import Mistake
 from segdistill.recipe import Recipe, differences, dump, read
@@ -56,9 +60,16 @@ def compare(study: Path | str, out: Path | None = None, *, settings: Sequence[st
     folder = out or Path("runs") / file.stem
     spec = read_study(file, settings)
     todo = jobs(spec, file.parent, folder)
+    for kind in spec.analyses:
+        parts.find("analyses", kind, "analyses")
     for job in todo:
-        _write_recipe(job, folder)
-    _Work(folder, todo, at_once).run()
+        if "measure" not in job.recipe.probes:
+            raise Mistake(f"{job.name}: probes: a comparison is made of what the probe measure finds; add it")
+    with Run(folder).held():
+        for job in todo:
+            _write_recipe(job, folder)
+        _Work(folder, todo, at_once).run()
+    _need_their_teachers(todo)
     table = _table(todo, spec.baseline)
     write_text(folder / "comparison.csv", _csv(table))
     write_text(folder / "runs.csv", _csv(_runs(todo)))
@@ -71,16 +82,41 @@ def _write_recipe(job: Job, folder: Path) -> None:
     """What the run is trained from, which must be what it was trained from so far."""
     file = _recipe_file(job, folder)
     if file.exists() and Run(job.run).begun():
-        changed = differences(read(file), job.recipe)
-        for key, (before, now) in changed.items():
-            raise Mistake(
-                f"{job.run}: was trained with {key} {before}, and the study says {now}; delete it, or use --out"
-            )
+        for key, (before, now) in differences(read(file), job.recipe).items():
+            if isinstance(before, str) and isinstance(now, str) and Path(before).resolve() == Path(now).resolve():
+                continue  # the same place, called otherwise
+            told = f"was trained with {key} {before}, and the study says {now}"
+            raise Mistake(f"{job.run}: {told}; delete it, or use --out")
+        return
     write_text(file, dump(job.recipe))
 
 
 def _recipe_file(job: Job, folder: Path) -> Path:
-    return folder / "recipes" / f"{job.name.replace('/', '-')}.yaml"
+    return folder / "recipes" / job.run.parent.name / f"{job.run.name}.yaml"
+
+
+def _log_file(job: Job, folder: Path) -> Path:
+    return folder / "logs" / job.run.parent.name / f"{job.run.name}.log"
+
+
+def _need_their_teachers(todo: Sequence[Job]) -> None:
+    """An arm that learned from what a teacher was before it was trained, or calibrated, again is no arm of the study.
+
+    Raises:
+        Mistake: there is one.
+    """
+    for job in todo:
+        told = Run(job.run).info().get("fingerprints", {})
+        saved = read(Run(job.run).recipe_file)
+        for name, spec in job.recipe.models.items():
+            if not job.needs or spec.weights is None or not spec.frozen:
+                continue
+            changed = told.get(name) != digest(load(spec.weights))
+            if spec.temperature == "calibrated":
+                now = read_temperature(weights(spec.weights)).temperature
+                changed = changed or saved.models[name].temperature != now
+            if changed:
+                raise Mistake(f"{job.run}: learned from another {name} than {spec.weights} is now; delete the run")
 
 
 @final
@@ -104,14 +140,16 @@ class _Work:
             RuntimeError: some failed.
             KeyboardInterrupt: after the running ones have written their checkpoints.
         """
-        before = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGTERM, signal.SIGHUP)}
+        heeded = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN]
+        main = threading.current_thread() is threading.main_thread()
+        before = {each: signal.signal(each, signal.default_int_handler) for each in heeded if main}
         try:
             while self.waiting or self.running:
                 self._start()
                 if self.running:
                     time.sleep(LOOK)
                 self._look()
-        except KeyboardInterrupt:
+        except BaseException:
             for _, process in self.running.values():
                 process.send_signal(signal.SIGTERM)  # a program in the background may have been told to ignore SIGINT
             for _, process in self.running.values():
@@ -142,7 +180,7 @@ class _Work:
     def _process(self, job: Job, command: Sequence[str]) -> subprocess.Popen[bytes]:
         assert self.asked.get(job.name) != command, f"{job.name}: it ended well and is not finished"
         self.asked[job.name] = command
-        log = self.folder / "logs" / f"{job.name.replace('/', '-')}.log"
+        log = _log_file(job, self.folder)
         log.parent.mkdir(parents=True, exist_ok=True)
         threads = str(max(1, (os.cpu_count() or 1) // self.at_once))
         environment = {"OMP_NUM_THREADS": threads, **os.environ}
@@ -161,7 +199,8 @@ class _Work:
             elif code in (130, -signal.SIGTERM):
                 raise KeyboardInterrupt
             else:
-                self.failed[job.name] = _last_words(self.folder / "logs" / f"{job.name.replace('/', '-')}.log")
+                killed = f"killed by {signal.Signals(-code).name}" if code < 0 else ""
+                self.failed[job.name] = killed or _last_words(_log_file(job, self.folder))
                 print(f"{job.name}: failed: {self.failed[job.name]}", file=sys.stderr)
 
     def _end(self, job: Job) -> None:
@@ -172,12 +211,15 @@ class _Work:
 
 def _command(job: Job, folder: Path) -> list[str] | None:
     """What is still to be done for a run; None: nothing."""
-    program = [sys.executable, "-m", "segdistill"]
+    plugins = [word for package in parts.allowed_plugins() for word in ("--plugin", package)]
+    program = [sys.executable, "-m", "segdistill", *plugins]
     run = Run(job.run)
     if not run.exists() or run.info().get("finished") != job.recipe.steps:
         return [*program, "train", str(_recipe_file(job, folder)), "--run", str(job.run), "--resume"]
-    if job.calibrate is not None and not list((job.run / "best").glob("*.temperature.json")):
-        return [*program, "calibrate", str(job.run), "--split", job.calibrate]
+    if job.calibrate is not None:
+        found = weights(job.run)
+        if not found.temperature_file.exists() or read_temperature(found).split != job.calibrate:
+            return [*program, "calibrate", str(job.run), "--split", job.calibrate]
     return None
 
 
@@ -210,7 +252,7 @@ def _table(todo: Sequence[Job], baseline: str | None) -> Table:
     by_arm: dict[str, dict[int, dict[str, _Score]]] = {}
     for job in todo:
         by_arm.setdefault(job.arm or job.name, {})[job.recipe.seed] = _scores(job)
-    recipes = {job.arm or job.name: job.recipe for job in todo}
+    recipes = {job.arm or job.name: read(Run(job.run).recipe_file) for job in todo}  # with every default
     against = by_arm[baseline] if baseline is not None else {}
     rows: list[list[Cell]] = []
     for arm, seeds in by_arm.items():

@@ -70,6 +70,11 @@ def allow_plugin(package: str) -> None:
     _ALLOWED.add(package)
 
 
+def allowed_plugins() -> list[str]:
+    """The packages that recipes may name."""
+    return sorted(_ALLOWED)
+
+
 def imported(path: str, where: str) -> Any:
     """What `package.module:name` names, of an allowed package.
 

@@ -18,6 +18,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
@@ -91,8 +92,15 @@ class StudySpec(_Spec):
         """The arms, with those of the grid; the baseline first."""
         found = dict(self.arms)
         axes = [list(choices.items()) for choices in self.grid.values()]
+        empty = [axis for axis, choices in self.grid.items() if not choices]
+        if empty:
+            raise ValueError(f"grid.{empty[0]}: it has no choices")
         for chosen in itertools.product(*axes) if axes else ():
             name = "-".join(choice for choice, _ in chosen)
+            keys = [key for _, settings in chosen for key in settings]
+            twice = [key for key in keys if keys.count(key) > 1]
+            if twice:
+                raise ValueError(f"grid: the arm '{name}' sets {twice[0]} twice")
             if name in found:
                 raise ValueError(f"grid: the arm '{name}' is there already")
             found[name] = ArmSpec(set={key: value for _, settings in chosen for key, value in settings.items()})
@@ -121,11 +129,17 @@ def read_study(path: Path | str, settings: Sequence[str] = ()) -> StudySpec:
         Mistake: no such file, no YAML, or a study that says something we do not understand.
     """
     content = mapping(path, "a study", StudySpec.model_fields)
-    inside = [setting for setting in settings if setting.startswith("set.")]
+    inside = [setting for setting in settings if re.match(_INSIDE, setting)]
     content = override(content, [setting for setting in settings if setting not in inside])
     for setting in inside:  # the keys of `set` have dots of their own
-        key, equals, value = setting.removeprefix("set.").partition("=")
-        content.setdefault("set", {})[key] = override({}, [f"value{equals}{value}"]).get("value")
+        path, equals, value = setting.partition("=")
+        place, _, key = path.partition("set.")
+        settings_there = f"{place}set"
+        content = override(content, [] if _at(content, settings_there) else [f"{settings_there}={{}}"])
+        there = _at(content, settings_there)
+        if not isinstance(there, dict):
+            raise Mistake(f"{path}: {settings_there} is no mapping")
+        there[key] = override({}, [f"value{equals}{value}"]).get("value")
     try:
         return StudySpec.model_validate(content)
     except ValidationError as error:
@@ -145,13 +159,11 @@ def jobs(study: StudySpec, beside: Path, folder: Path) -> list[Job]:
     found: list[Job] = []
     for name, spec in study.teachers.items():
         recipe = _recipe(f"teachers.{name}", beside / spec.recipe, [study.set, spec.set], folder)
-        found.append(Job(f"teachers/{name}", None, recipe, folder / "teachers" / name, frozenset(), spec.calibrate))
+        needs = _needs(f"teachers.{name}", spec.set, study)
+        found.append(Job(f"teachers/{name}", None, recipe, folder / "teachers" / name, needs, spec.calibrate))
+    _refuse_circles(found)
     for name, spec in study.everything().items():
-        needs = frozenset(f"teachers/{teacher}" for teacher in _mentioned(spec.set))
-        unknown = [need for need in needs if need.removeprefix("teachers/") not in study.teachers]
-        if unknown:
-            known = nearest(unknown[0].removeprefix("teachers/"), study.teachers)
-            raise Mistake(f"{name}: there is no {unknown[0]}; there is {one_of(study.teachers)}{known}")
+        needs = _needs(name, spec.set, study)
         for seed in study.seeds:
             file = beside / (spec.recipe or study.recipe)
             recipe = _recipe(name, file, [study.set, spec.set, {"seed": seed}], folder)
@@ -160,8 +172,24 @@ def jobs(study: StudySpec, beside: Path, folder: Path) -> list[Job]:
     return found
 
 
+def _needs(where: str, settings: Mapping[str, Any], study: StudySpec) -> frozenset[str]:
+    """The teachers that settings name."""
+    named = set(_mentioned([study.set, settings]))
+    for teacher in named - set(study.teachers):
+        known = nearest(teacher, study.teachers)
+        raise Mistake(f"{where}: there is no teachers/{teacher}; there is {one_of(study.teachers)}{known}")
+    return frozenset(f"teachers/{teacher}" for teacher in named)
+
+
+def _refuse_circles(teachers: Sequence[Job]) -> None:
+    try:
+        TopologicalSorter({job.name: job.needs for job in teachers}).prepare()
+    except CycleError as error:
+        raise Mistake(f"{' <- '.join(error.args[1])}: teachers that learn from each other in a circle") from error
+
+
 def _recipe(where: str, file: Path, settings: Sequence[Mapping[str, Any]], folder: Path) -> Recipe:
-    content = mapping(file, "a recipe", Recipe.model_fields)
+    content = override(mapping(file, "a recipe", Recipe.model_fields), [])  # a copy: aliases are one mapping
     try:
         for key, value in (pair for each in settings for pair in each.items()):
             put(content, key, _there(value, folder))
@@ -181,6 +209,18 @@ def _there(value: Any, folder: Path) -> Any:
             return [_there(each, folder) for each in value]  # pyright: ignore[reportUnknownVariableType]
         case _:
             return value
+
+
+_INSIDE = rf"((arms|teachers)\.{NAME}\.)?set\."
+"""How a setting begins that goes into a mapping whose keys have dots."""
+
+
+def _at(content: Mapping[str, Any], path: str) -> Any:
+    """What stands there; None where nothing does."""
+    place: Any = content
+    for name in path.split("."):
+        place = place.get(name) if isinstance(place, dict) else None
+    return place
 
 
 def _mentioned(settings: object) -> Iterator[str]:

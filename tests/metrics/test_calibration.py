@@ -162,6 +162,8 @@ def test_one_who_knows_nothing() -> None:
     found = numbers(seen(torch.zeros(1, K, 1, 20), labels))
     assert found["nll"] == pytest.approx(math.log(K)) and found["entropy"] == pytest.approx(math.log(K))
     assert found["ece"] == pytest.approx(0, abs=1e-12) and found["brier"] == pytest.approx(1 - 1 / K)
+    edge = seen(torch.zeros(1, K, 1, 20), labels, bins=K)  # 1 / K ends the first bin
+    assert edge.result()["share"] == [1, 0, 0, 0] and edge.occurs.sum(0).tolist() == [20, 0, 0, 0]
 
 
 def test_a_constant_added_to_the_logits_of_a_pixel_changes_nothing() -> None:

@@ -163,6 +163,20 @@ def _count(saved: dict[int, int], tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def test_checkpointing_serves_two_backward_passes() -> None:
+    """As of two losses whose gradients are taken one after the other; the statistics still see the batch once."""
+    found: list[list[torch.Tensor]] = []
+    for checkpointing in (False, True):
+        model = build(4, 2).train()
+        model.checkpointing = checkpointing
+        said = model(noise(2, 16, 16))
+        said["logits"].square().mean().backward(retain_graph=True)
+        said["enc1"].mean().backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        found.append([*gradients, *model.buffers()])
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
 def test_checkpointing_is_for_training_alone() -> None:
     """Without gradients nothing is kept anyway, and a model that is evaluated answers as ever."""
     model = build(4, 2).eval()

@@ -210,7 +210,7 @@ class Dark:
             "mutual_information": mutual_information(similar),
             "nll": mean["nll"],
             "brier": mean["brier"],
-        } | {name: _number(calibrated[name]) for name in CALIBRATED if calibrated}
+        } | {name: _number(calibrated[name]) if calibrated else math.nan for name in CALIBRATED}
 
     def by_class(self) -> dict[str, np.ndarray]:
         """[K] each: means of SUMS over the pixels of a class, and how far p̂ varies among them (Σ_k Var p̂_k)."""

@@ -1,8 +1,8 @@
 """What the networks of this shelf are made of: convolution blocks, their first weights, padding and cropping."""
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, nullcontext
-from typing import Literal
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal, final
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -41,23 +41,30 @@ def recomputed(stage: nn.Module, forward: Callable[..., Tensor], *inputs: Tensor
 
     Chen et al. 2016, https://arxiv.org/abs/1604.06174: it computes the rest again. Nothing in a stage may be random.
     """
-    contexts = lambda: (nullcontext(), _on_copies(stage))  # noqa: E731
+    contexts = lambda: (nullcontext(), _OnCopies(stage))  # noqa: E731
     found = checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
     assert isinstance(found, Tensor)
     return found
 
 
-@contextmanager
-def _on_copies(stage: nn.Module) -> Generator[None]:
-    """The statistics of batch normalisation have seen this batch: what sees it again is a copy of them."""
-    places = [(module, name) for module in stage.modules() for name, _ in module.named_buffers(recurse=False)]
-    buffers = [module.get_buffer(name) for module, name in places]
-    for (module, name), buffer in zip(places, buffers, strict=True):
-        setattr(module, name, buffer.clone())
-    try:
-        yield
-    finally:
-        for (module, name), buffer in zip(places, buffers, strict=True):
+@final
+class _OnCopies(AbstractContextManager[None]):
+    """The statistics of batch normalisation have seen this batch: what sees it again is a copy of them.
+
+    Entered once for each backward pass through the stage.
+    """
+
+    def __init__(self, stage: nn.Module) -> None:
+        self.places = [(module, name) for module in stage.modules() for name, _ in module.named_buffers(recurse=False)]
+        self.buffers: list[Tensor] = []
+
+    def __enter__(self) -> None:
+        self.buffers = [module.get_buffer(name) for module, name in self.places]
+        for (module, name), buffer in zip(self.places, self.buffers, strict=True):
+            setattr(module, name, buffer.clone())
+
+    def __exit__(self, *_: object) -> None:
+        for (module, name), buffer in zip(self.places, self.buffers, strict=True):
             setattr(module, name, buffer)
 
 
