@@ -20,6 +20,9 @@ HELP = """Distil a large driving-scene segmentation network into one small enoug
 Every verb takes --plugin PACKAGE (a recipe may then name that package's parts, as package.module:Class) and --debug
 (where a failure comes from)."""
 
+WIDE = 140
+"""Characters of a table in a log."""
+
 # Help in plain text: rich's frames would cost more than everything else that --help waits for.
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=HELP
@@ -342,7 +345,7 @@ def _print(table: "Table") -> None:
         grid.add_column(column, justify="right" if right else "left", overflow="fold")
     for row in table.rows:
         grid.add_row(*(_cell(value) for value in row))
-    Console().print(grid, markup=False)
+    Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE).print(grid, markup=False)
 
 
 def _cell(value: object) -> str:

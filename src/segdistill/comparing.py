@@ -140,7 +140,9 @@ class _Work:
             RuntimeError: some failed.
             KeyboardInterrupt: after the running ones have written their checkpoints.
         """
-        heeded = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN]
+        heeded = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+            heeded.append(signal.SIGHUP)
         main = threading.current_thread() is threading.main_thread()
         before = {each: signal.signal(each, signal.default_int_handler) for each in heeded if main}
         try:
