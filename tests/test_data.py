@@ -6,6 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from segdistill.data import (
     Order,
     as_float,
     augment,
+    canonical,
     collate,
     count_pixels,
     crop_size,
@@ -206,6 +208,74 @@ def test_labels_lie_where_their_pixels_lie() -> None:
     assert abs(np.mean(shifts)) < 0.06
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    scale=st.floats(0.2, 2.5),
+    size=st.sampled_from([None, (70, 61), (199, 150)]),
+    height=st.integers(20, 150),
+    width=st.integers(20, 150),
+)
+def test_a_crop_lies_where_it_says(
+    seed: int, scale: float, size: tuple[int, int] | None, height: int, width: int
+) -> None:
+    """Labels that count rows or columns, exactly; ramps of the image as well as eight bits can tell."""
+    y, x = torch.meshgrid(torch.arange(121), torch.arange(119), indexing="ij")
+    sample = Sample(torch.stack([2 * y, 2 * x, 0 * x]).to(torch.uint8), torch.ones(121, 119, dtype=torch.uint8), "ramp")
+    augmentation = AugmentSpec(scale=(scale, scale), flip=True, jitter=0.0)
+    for axis, count in enumerate((y, x)):
+        labelled = sample._replace(labels=count.to(torch.uint8))
+        crop = augment(labelled, size, (height, width), augmentation, np.random.default_rng(seed))
+        inside = ~crop.pad
+        factor, offset = (float(v) * count.shape[axis] / (size or count.shape)[axis] for v in crop.axes[axis])
+        place = factor * (torch.arange(crop.pad.shape[axis]) + 0.5) + offset
+        place = (place if axis else place[:, None]).expand_as(inside)[inside]
+        found = crop.labels[inside]
+        assert ((found - place + 0.5).abs() <= 0.5 + 1e-3).all()
+        within = (place > 1.5 * abs(factor) + 1) & (place < count.shape[axis] - 1.5 * abs(factor) - 1)
+        cut = crop.image[axis][inside][within].float() / 2 + 0.5 - place[within]
+        assert not len(cut) or float(cut.abs().median()) < 0.3  # it is rounded to halves of a pixel
+
+
+def test_the_scale_is_what_was_drawn_up_to_a_pixel() -> None:
+    sample = Painted(size=(96, 128))[0]
+    for seed in range(100):
+        drawn = float(np.exp(np.random.default_rng(seed).uniform(*np.log((0.4, 2.0)))))
+        crop = augment(sample, None, (32, 48), AugmentSpec(scale=(0.4, 2.0), flip=False), np.random.default_rng(seed))
+        for axis, (part, whole) in enumerate(((32, 96), (48, 128))):
+            if part < whole * drawn:
+                pixels = float(crop.axes[axis, 0]) * part
+                assert abs(pixels - part / drawn) <= max(1, round(1 / drawn)) + 0.5
+
+
+def test_reducing_is_close_to_what_the_whole_image_becomes_in_evaluation() -> None:
+    """Pillow's filter, whose reach grows with the factor, against means and interpolation between them."""
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 96, 144), np.uint8))
+    sample = Sample(image, torch.zeros(96, 144, dtype=torch.uint8), "noise")
+    for size, share in (((64, 96), 1.01), ((48, 72), 1.01), ((38, 58), 0.4), ((32, 48), 0.3), ((24, 36), 0.4)):
+        crop = augment(sample, size, size, PLAIN, np.random.default_rng(0)).image.float()
+        wanted = canonical(sample, size).float()
+        plain = F.interpolate(image[None].float(), size, mode="bilinear")[0]
+        assert float((crop - wanted).std()) < share * float((plain - wanted).std())
+        assert abs(float((crop - wanted).mean())) < 0.5
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (2, 3), (9, 7)])
+def test_images_of_any_size_and_layout(size: tuple[int, int]) -> None:
+    """A dataset of somebody else's may give views: other strides are the same crop."""
+    random = np.random.default_rng(0)
+    image = torch.from_numpy(random.integers(0, 256, (*size, 3), np.uint8)).permute(2, 0, 1)
+    sample = Sample(image, torch.from_numpy(random.integers(0, 8, size, np.uint8)), "small")
+    for seed in range(30):
+        augmentation = AugmentSpec(scale=(0.1, 3.0))
+        crops = [
+            augment(each, None, (5, 6), augmentation, np.random.default_rng(seed))
+            for each in (sample, sample._replace(image=image.contiguous(), labels=sample.labels.t().contiguous().t()))
+        ]
+        assert all(torch.equal(a, b) for a, b in zip(crops[0][:3], crops[1][:3], strict=True))
+        assert set(crops[0].labels.unique().tolist()) <= {*sample.labels.unique().tolist(), IGNORE}
+
+
 def test_flips_are_one_half_and_whole() -> None:
     sample = Painted()[1]
     flipped = 0
@@ -254,13 +324,34 @@ def test_scale_is_relative_to_the_size_of_the_recipe() -> None:
     assert ((~crop.pad).any(1).sum(), (~crop.pad).any(0).sum()) == (16, 24)
 
 
+def slow_jitter(image: np.ndarray, brightness: float, contrast: float, saturation: float) -> np.ndarray:
+    """One after the other and unrounded: brighter, away from the mean, away from each pixel's grey."""
+    x = image.astype(np.float64) * brightness
+    x = (x - x.mean()) * contrast + x.mean()
+    grey = np.tensordot([0.299, 0.587, 0.114], x, 1)
+    return ((x - grey) * saturation + grey).clip(0, 255)
+
+
+@pytest.mark.parametrize("strength", [0.1, 0.3, 0.9])
+def test_jitter_is_brightness_contrast_and_saturation(strength: float) -> None:
+    """To the rounding of the grey, which up to a saturation of two counts once, and of the result."""
+    for seed in range(20):
+        image = np.random.default_rng(seed).integers(0, 256, (3, 13, 17), np.uint8)
+        factors = np.random.default_rng(seed).uniform(1 - strength, 1 + strength, 3)
+        done = jitter(image, strength, np.random.default_rng(seed), np.empty_like(image))
+        assert np.abs(done - slow_jitter(image, *factors)).max() < 0.51 + factors[0] * factors[1]
+
+
 def test_jitter_is_bounded_and_off_at_zero() -> None:
-    image = np.full((4, 4, 3), 100, np.uint8)
-    assert jitter(image, 0.0, np.random.default_rng(0)) is image
-    values = [jitter(image, 0.3, np.random.default_rng(seed)) for seed in range(200)]
-    greys = np.array([value[0, 0, 0] for value in values])
-    assert greys.min() >= 70 and greys.max() <= 130 and greys.std() > 10  # grey and flat: brightness alone
-    assert all(value.dtype == np.uint8 and value.shape == (4, 4, 3) for value in values)
+    grey = np.full((3, 4, 4), 100, np.uint8)
+    values: list[int] = []
+    for seed in range(200):
+        image = grey.copy()
+        assert np.array_equal(jitter(image, 0.0, np.random.default_rng(seed), image), grey)
+        jitter(image, 0.3, np.random.default_rng(seed), image)
+        assert image.min() == image.max()  # grey and flat: brightness alone
+        values.append(int(image.max()))
+    assert min(values) >= 70 and max(values) <= 130 and np.std(values) > 10
 
 
 def test_jitter_leaves_the_labels_and_the_padding() -> None:

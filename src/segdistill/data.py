@@ -14,6 +14,7 @@ from copy import copy
 from os import cpu_count
 from typing import NamedTuple, TypeVar, final
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -30,6 +31,7 @@ from segdistill.sampling import Drawn, Sampling, corner, remembered
 from segdistill.types import IGNORE, Batch, ClassTable, Sample, Shown, Table
 
 T = TypeVar("T")
+cv2.setNumThreads(0)  # workers are processes, and threads do not survive the fork that makes one
 Place = tuple[int, int] | tuple[int, int, int, int]
 """(epoch, index): which pass over the data, and which sample; if drawn for a class also (…, class, place in epoch)."""
 
@@ -298,26 +300,47 @@ def _chances(place: Place, spec: DataSpec, seed: int) -> tuple[np.random.Generat
     return random, Wish(spec.sampling, label)
 
 
+class _Span(NamedTuple):
+    """Along one axis of a crop: the pixels `first` to `last` of an image become `part` pixels of the crop."""
+
+    first: int
+    last: int
+    part: int
+    step: int
+    """Pixels of the image whose mean is taken before anything is interpolated; they divide the span."""
+
+    @property
+    def pixels(self) -> slice:
+        return slice(self.first, self.last)
+
+
 class _Window(NamedTuple):
-    """What a crop shows of an image: its height and width, and the box (left, top, right, bottom) it is made of."""
+    """What a crop shows of an image: whole pixels, so that they can be cut out and resized alone."""
 
-    seen: tuple[int, int]
-    box: tuple[float, float, float, float]
+    rows: _Span
+    columns: _Span
 
-    def of_labels(self, labels: np.ndarray) -> np.ndarray:
-        height, width = self.seen
-        return np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST, self.box))
+    @property
+    def seen(self) -> tuple[int, int]:
+        return self.rows.part, self.columns.part
 
-    def of_image(self, image: Tensor) -> np.ndarray:
-        """uint8 [3, H, W] -> [h, w, 3]; of the image only the rows that count are touched, which may lie on a disk."""
-        (rows, columns), (height, width) = image.shape[-2:], self.seen
-        reach = math.ceil(max(1, (self.box[3] - self.box[1]) / height)) + 1  # of the filter, beyond the box
-        first, last = max(0, math.floor(self.box[1]) - reach), min(rows, math.ceil(self.box[3]) + reach)
-        part = Image.merge("RGB", [Image.fromarray(plane) for plane in image[:, first:last].numpy()])
-        # In their place in an image of the whole's size: Pillow rounds by where the box lies in it.
-        pixels = Image.new("RGB", (columns, rows), None)
-        pixels.paste(part, (0, first))
-        return np.asarray(pixels.resize((width, height), Image.Resampling.BILINEAR, self.box))
+    def of_labels(self, labels: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Of every pixel of the crop the label that lies at its middle; uint8 [H, W] into [h, w]."""
+        part = labels[self.rows.pixels, self.columns.pixels]
+        cv2.resize(part, self.seen[::-1], dst=out, interpolation=cv2.INTER_NEAREST_EXACT)
+        return out
+
+    def of_image(self, image: np.ndarray) -> np.ndarray:
+        """uint8 [3, H, W]: nothing else of the image is read, maybe from a disk."""
+        return image[:, self.rows.pixels, self.columns.pixels]
+
+    def resize(self, part: np.ndarray, crop: np.ndarray) -> None:
+        """What `of_image` cut out, plane by plane into a crop of the size that is seen."""
+        means = [(span.last - span.first) // span.step for span in (self.columns, self.rows)]
+        for plane, shown in zip(part, crop, strict=True):
+            if max(self.rows.step, self.columns.step) > 1:
+                plane = cv2.resize(plane, means, interpolation=cv2.INTER_AREA)
+            cv2.resize(plane, self.seen[::-1], dst=shown, interpolation=cv2.INTER_LINEAR)
 
 
 def _window(
@@ -337,8 +360,18 @@ def _window(
         top, left = (int(random.integers(0, whole - part + 1)) for whole, part in zip(scaled, seen, strict=True))
     else:
         top, left = corner(wish.sampling, labels, wish.label, scaled, seen, random)
-    y, x = height / scaled[0], width / scaled[1]
-    return _Window(seen, (left * x, top * y, (left + seen[1]) * x, (top + seen[0]) * y))
+    return _Window(_span(top, seen[0], scaled[0], height), _span(left, seen[1], scaled[1], width))
+
+
+def _span(begin: int, part: int, scaled: int, size: int) -> _Span:
+    """The whole pixels of `size` next to `part` pixels from `begin` on of the axis when it is resized to `scaled`."""
+    factor = size / scaled
+    step = max(1, math.floor(factor + 0.5))
+    # The pixels whose middles lie within: whoever drew the crop for one of them finds it there.
+    first, last = math.ceil(begin * factor - 0.5), math.floor((begin + part) * factor + 0.5)
+    length = min(max(1, -(-(last - first) // step)) * step, size // step * step)
+    first = min(first, size - length)
+    return _Span(first, first + length, part, step)
 
 
 def augment(
@@ -349,24 +382,40 @@ def augment(
     random: np.random.Generator,
     wish: Wish | None = None,
 ) -> Crop:
-    """Scale, crop, flip and jitter; the image is resized only where the crop lies. Padding is marked."""
-    whole = sample.labels.numpy()
-    seen, _ = shown = _window(whole, size, crop, spec, random, wish)
-    down, right = (int(random.integers(0, side - part + 1)) for side, part in zip(crop, seen, strict=True))
-    part = shown.of_image(sample.image)
-    flip = bool(random.integers(2)) and spec.flip
-    part = jitter(part, spec.jitter, random)
+    """Cut out, jitter, resize and flip. Padding is marked.
 
-    image = np.zeros((*crop, 3), np.uint8)
-    labels = np.full(crop, IGNORE, np.uint8)
-    pad = np.ones(crop, bool)
-    window = (slice(down, down + seen[0]), slice(right, right + seen[1]))
-    image[window], labels[window], pad[window] = part, shown.of_labels(whole), False
-    mirror = slice(None, None, -1 if flip else 1)
+    The part that is cut out has whole pixels, so a crop's scale is up to one of them off what was drawn; `axes` has it.
+    It is interpolated between the two nearest pixels along each axis; beyond a factor of 1.5, between means of as many
+    pixels. Colours change before that where it leaves fewer pixels to change, else after it.
+    """
+    whole = sample.labels.numpy()
+    shown = _window(whole, size, crop, spec, random, wish)
+    seen = height, width = shown.seen
+    down, right = (int(random.integers(0, side - part + 1)) for side, part in zip(crop, seen, strict=True))
+    flip = bool(random.integers(2)) and spec.flip
+
+    image, labels = np.empty((3, *crop), np.uint8), np.empty(crop, np.uint8)
+    pad = np.full(crop, seen != crop)
+    if seen != crop:
+        image.fill(0)
+        labels.fill(IGNORE)
+    left = crop[1] - right - width if flip else right
+    window = (slice(down, down + height), slice(left, left + width))
+    made, part = image[:, *window], shown.of_image(sample.image.numpy())
+    jitters_first = part.size < made.size
+    if spec.jitter and jitters_first:
+        part = jitter(part, spec.jitter, random, np.empty(part.shape, np.uint8))
+    shown.resize(part, made)
+    if spec.jitter and not jitters_first:
+        jitter(made, spec.jitter, random, made)
+    shown.of_labels(whole, labels[window])
+    pad[window] = False
+    for plane in (*made, labels[window]) if flip else ():
+        cv2.flip(plane, 1, dst=plane)
     return Crop(
-        torch.from_numpy(image[:, mirror].transpose(2, 0, 1).copy()),
-        torch.from_numpy(labels[:, mirror].copy()),
-        torch.from_numpy(pad[:, mirror].copy()),
+        torch.from_numpy(image),
+        torch.from_numpy(labels),
+        torch.from_numpy(pad),
         sample.key,
         checksum(sample.image),
         _axes(shown, (down, right), crop, flip, whole.shape, size or whole.shape),
@@ -382,12 +431,11 @@ def _axes(
     canonical: Sequence[int],
 ) -> Tensor:
     """Shown.axes of a crop in which the window begins at a corner."""
-    left, top, right, bottom = shown.box
     axes: list[tuple[float, float]] = []
-    for axis, (begin, end) in enumerate(((top, bottom), (left, right))):
+    for axis, span in enumerate(shown):
         unit = canonical[axis] / image[axis]
-        factor = (end - begin) * unit / shown.seen[axis]
-        offset = begin * unit - corner[axis] * factor
+        factor = (span.last - span.first) * unit / span.part
+        offset = span.first * unit - corner[axis] * factor
         axes.append((-factor, offset + crop[axis] * factor) if flip and axis == 1 else (factor, offset))
     return torch.tensor(axes)
 
@@ -406,26 +454,21 @@ def canonical(sample: Sample, size: tuple[int, int] | None) -> Tensor:
     return torch.from_numpy(resized.transpose(2, 0, 1).copy())
 
 
-def jitter(image: np.ndarray, strength: float, random: np.random.Generator) -> np.ndarray:
-    """Random brightness, contrast and saturation, each by a factor in 1 ± strength; uint8 [H, W, 3]."""
-    brightness, contrast, saturation = random.uniform(1 - strength, 1 + strength, 3).astype(np.float32)
-    if strength == 0:
-        return image
-    x = np.multiply(image, brightness, dtype=np.float32)
-    mean = x.mean()
-    done = np.empty_like(image)
-    for top in range(0, len(x), 16):  # rows that stay in the processor's cache; and one channel at a time
-        rows = x[top : top + 16]
-        rows -= mean
-        rows *= contrast
-        rows += mean
-        grey = rows @ np.asarray((0.299, 0.587, 0.114), np.float32)
-        for channel in range(3):
-            y = rows[..., channel] - grey
-            y *= saturation
-            y += grey
-            done[top : top + 16, :, channel] = np.rint(y.clip(0, 255, out=y), out=y)
-    return done
+def jitter(image: np.ndarray, strength: float, random: np.random.Generator, out: np.ndarray) -> np.ndarray:
+    """Random brightness, contrast and saturation, each by a factor in 1 ± strength; uint8 [3, H, W], into `out`.
+
+    Brightness b and contrast c make y = b·c·x + b·(1 - c)·mean of every value, saturation s makes s·y + (1 - s)·grey
+    of it: together a sum of the value, the pixel's grey and a constant, which is rounded and cut off once.
+    """
+    brightness, contrast, saturation = random.uniform(1 - strength, 1 + strength, 3).tolist()
+    red, green, blue = image
+    mean = sum(cv2.mean(plane)[0] for plane in image) / 3
+    grey = cv2.addWeighted(red, 0.299, green, 0.587, 0)
+    cv2.addWeighted(grey, 1, blue, 0.114, 0, dst=grey)
+    slope, constant = brightness * contrast, brightness * (1 - contrast) * mean
+    for plane, done in zip(image, out, strict=True):
+        cv2.addWeighted(plane, slope * saturation, grey, slope * (1 - saturation), constant, dst=done)
+    return out
 
 
 def collate(items: Sequence[Crop | Mistake]) -> Batch | Mistake:
@@ -487,7 +530,8 @@ def class_shares(dataset: Dataset, spec: DataSpec, seed: int, crops: int = 256) 
     def of_crop(place: Place) -> np.ndarray:
         random, wish = _chances(place, spec, seed)
         labels = dataset.labels(place[1])
-        return _histogram(_window(labels, spec.size, crop, spec.augment, random, wish).of_labels(labels))
+        shown = _window(labels, spec.size, crop, spec.augment, random, wish)
+        return _histogram(shown.of_labels(labels, np.empty(shown.seen, np.uint8)))
 
     places = [order.place(position) for position in range(crops)]
     classes = dataset.classes.names
