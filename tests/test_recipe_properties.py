@@ -37,6 +37,7 @@ WORDS = ["runs/a", "x", "train", "2024-01-01", "1e-3", "off", "null", "0x1f", "m
 NAMES = st.sampled_from(["student", "teacher", "a", "B", "c-3", "d_4", "average", "x" * 64, "1", "on", "null", "dice"])
 STAGES = ["logits", "enc1", "dec1", "bottleneck"]
 LOSSES = {kind: parts.find("losses", kind, "") for kind in parts.names("losses")}
+OWN = [{"name": "road", "colour": [1, 2, 3]}, {"name": "car", "colour": [0, 0, 142]}]
 SPECIAL: dict[tuple[str, str], list[Any]] = {
     ("unet", "width"): [4, 16, 64],
     ("unet", "depth"): [1, 4, 6],
@@ -44,8 +45,10 @@ SPECIAL: dict[tuple[str, str], list[Any]] = {
     ("hooked", "module"): ["torchvision.models:resnet18"],
     ("hooked", "arguments"): [{"weights_backbone": None, "num_classes": 19, "deep": [1, {"er": None}]}, {}],
     ("smp", "options"): [{"decoder_channels": [64, 32]}, None],
-    ("folder", "classes"): [[{"name": "road", "colour": [1, 2, 3]}, {"name": "car", "colour": [0, 0, 142]}]],
+    ("folder", "classes"): [OWN],
     ("folder", "remap"): [{7: "road", "26": "car", "#00008e": "car"}, None],
+    ("archive", "classes"): [OWN],
+    ("archive", "remap"): [{7: "road", "26": "car", "#00008e": "car"}, None],
 }
 """Settings whose type does not say what is sound."""
 FED: dict[str, list[Any]] = {

@@ -151,13 +151,11 @@ class _Work:
                 if self.running:
                     time.sleep(LOOK)
                 self._look()
-        except BaseException:
-            for _, process in self.running.values():
+        finally:
+            for _, process in self.running.values():  # there are none, unless this was interrupted
                 process.send_signal(signal.SIGTERM)  # a program in the background may have been told to ignore SIGINT
             for _, process in self.running.values():
                 process.wait()
-            raise
-        finally:
             for each, handler in before.items():
                 signal.signal(each, handler)
         if self.failed:
