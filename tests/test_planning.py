@@ -48,6 +48,15 @@ def test_a_plan_keeps_the_precision_of_the_recipe() -> None:
     assert found.numbers["bf16_over_fp32"] > 0
 
 
+def test_an_edge_that_comes_too_late_is_told() -> None:
+    losses = {"cross_entropy": {"student": "student"}, "late": {"kind": "dice", "student": "student"}}
+    late = [{"steps": 8, "losses": ["cross_entropy"]}, {"steps": 2, "losses": ["late"]}]
+    shadowed = [*late, {"last": 0.5, "losses": ["cross_entropy"]}]
+    for steps, phases, told in ((8, late, True), (9, late, False), (10, shadowed, True), (10, late, False)):
+        found = plan(small(f"steps={steps}", losses=losses, phases=phases), steps=1)
+        assert (f"losses.late: it acts in none of the {steps} steps" in found.warnings) == told
+
+
 def test_a_plan_decodes_no_split_and_says_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[int] = []
     draw = Streets.__getitem__

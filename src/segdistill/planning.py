@@ -70,6 +70,7 @@ def plan(recipe: Recipe | Path | str, settings: tuple[str, ...] = (), steps: int
         first = to_device(next(batches), device)
         pulled = _pulled(system, frozen, first)
         warned = warnings(system, frozen, first, pulled, assembly.class_maps)
+        warned += [f"losses.{name}: it acts in none of the {recipe.steps} steps" for name in _idle(system, recipe.steps)]
     seconds: list[float] = []
     for step in range(steps + 1):
         begin = time.perf_counter()
@@ -195,6 +196,11 @@ def _pulled(system: System, frozen: Frozen, batch: Batch) -> dict[str, Pull]:
         for name, pull in pulls(system, frozen, batch, first).items()
         if system.first_steps[name] == first
     }
+
+
+def _idle(system: System, steps: int) -> list[str]:
+    """The edges whose phase comes after the last step, or after the last phase has begun."""
+    return [name for name in system.edges if system.first_steps.get(name, steps) >= steps]
 
 
 def _edges(system: System, pulled: Mapping[str, Pull]) -> Table:
