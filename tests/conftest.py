@@ -30,6 +30,12 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     return folder
 
 
+@pytest.fixture
+def no_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another test has allowed is not."""
+    monkeypatch.setattr("segdistill.parts._ALLOWED", set[str]())
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The folder that pyproject.toml lies in."""

@@ -200,6 +200,7 @@ def _camvid(root: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_plugins")
 def test_every_command_of_the_readme_runs(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

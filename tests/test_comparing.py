@@ -17,6 +17,7 @@ from segdistill.mistakes import Mistake
 from segdistill.run import Run
 from test_study import written
 
+pytestmark = pytest.mark.usefixtures("no_plugins")
 SHORT = ("grid.temperature={T1: {}}", "grid.teacher={late: {models.teacher.weights: '{folder}/teachers/big2'}}")
 
 
