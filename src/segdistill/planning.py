@@ -70,7 +70,9 @@ def plan(recipe: Recipe | Path | str, settings: tuple[str, ...] = (), steps: int
         first = to_device(next(batches), device)
         pulled = _pulled(system, frozen, first)
         warned = warnings(system, frozen, first, pulled, assembly.class_maps)
-        warned += [f"losses.{name}: it acts in none of the {recipe.steps} steps" for name in _idle(system, recipe.steps)]
+        warned += [
+            f"losses.{name}: it acts in none of the {recipe.steps} steps" for name in _idle(system, recipe.steps)
+        ]
     seconds: list[float] = []
     for step in range(steps + 1):
         begin = time.perf_counter()
