@@ -5,7 +5,6 @@ a student beside its teacher. A pass begins where the one of them that has heard
 """
 
 import hashlib
-import io
 import math
 import sys
 import time
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from segdistill.analyses._dark import Dark, Fidelity, entropy_map
 from segdistill.analyses._look import near_change
+from segdistill.analyses._partial import read_arrays, write_arrays
 from segdistill.assemble import built
 from segdistill.checkpoint import Weights
 from segdistill.data import crop_size, training_batches, watched
@@ -28,7 +28,6 @@ from segdistill.datasets import Dataset
 from segdistill.models import Model
 from segdistill.prediction import predict
 from segdistill.recipe import DataSpec
-from segdistill.run import write_bytes
 from segdistill.types import IGNORE
 
 T = TypeVar("T", "Heard", "Followed")
@@ -308,8 +307,7 @@ class _Kept:
         name = f"heard-{self.samples.name}-{hashlib.sha256(facts.encode()).hexdigest()[:16]}.npz"
         file = self.folder / name
         if file.exists():
-            with np.load(file) as saved:
-                arrays = {name: saved[name] for name in saved.files}
+            arrays = read_arrays(file, {"seen", *fresh.state()})
             fresh.seen = int(arrays.pop("seen"))
             fresh.restore(arrays)
         self.all.append((fresh, file, fresh.seen))
@@ -320,8 +318,5 @@ class _Kept:
         for place, (one, file, seen) in enumerate(self.all):
             if one.seen == seen:
                 continue
-            written = io.BytesIO()
-            arrays = {"seen": np.array(one.seen), **one.state()}
-            np.savez(written, **arrays)  # pyright: ignore[reportArgumentType]  # of no array is allow_pickle the name
-            write_bytes(file, written.getvalue())
+            write_arrays(file, {"seen": np.array(one.seen), **one.state()})
             self.all[place] = one, file, one.seen

@@ -5,7 +5,6 @@ the split's fingerprint, so that a second call goes on where the first one was s
 """
 
 import hashlib
-import io
 import os
 import sys
 import time
@@ -21,8 +20,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from segdistill.analyses._look import GRID, LONGEST, Look, look
+from segdistill.analyses._partial import read_arrays, write_arrays
 from segdistill.datasets import Dataset
-from segdistill.run import write_bytes
 
 VERSION = 1
 """Of what is counted; saved sums of another version are not used."""
@@ -88,10 +87,7 @@ class Tally:
         return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
 
     def save(self, file: Path) -> None:
-        written = io.BytesIO()
-        arrays = {"keys": np.array(self.keys, np.str_), "seen": np.array(self.seen), **self.arrays()}
-        np.savez(written, **arrays)  # pyright: ignore[reportArgumentType]  # of no array is allow_pickle the name
-        write_bytes(file, written.getvalue())
+        write_arrays(file, {"keys": np.array(self.keys, np.str_), "seen": np.array(self.seen), **self.arrays()})
 
 
 def nothing(images: int, classes: int) -> Tally:
@@ -112,8 +108,7 @@ def nothing(images: int, classes: int) -> Tally:
 
 def load(file: Path) -> Tally:
     """What `Tally.save` wrote."""
-    with np.load(file) as saved:
-        arrays = {name: saved[name] for name in saved.files}
+    arrays = read_arrays(file, {"keys", "seen", *nothing(0, 0).arrays()})
     return Tally(seen=int(arrays.pop("seen")), keys=arrays.pop("keys").tolist(), **arrays)
 
 
