@@ -1,4 +1,4 @@
-"""`data frames`: the pictures of a video are its frames, every so manieth, and a recipe finds them."""
+"""`data frames`: the pictures of a video are its frames, every n-th, and a recipe finds them."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def videos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_pictures_are_every_so_manieth_frame(videos: Path, tmp_path: Path) -> None:
+def test_pictures_are_every_nth_frame(videos: Path, tmp_path: Path) -> None:
     done = extract(videos, tmp_path / "out", every=10)
     assert done == {videos / "a.avi": 3, videos / "deep" / "b.avi": 3}
     found = sorted(file.relative_to(tmp_path / "out").as_posix() for file in (tmp_path / "out").rglob("*.*"))

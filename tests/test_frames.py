@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from segdistill.analysing import analyse_data
 from segdistill.assemble import assemble
 from segdistill.checking import check
 from segdistill.data import Order, count_pixels, training_batches
@@ -310,7 +311,7 @@ def labelled(recipe: Recipe) -> list[int]:
     return [index for index in range(len(dataset)) if (dataset.labels(index) != IGNORE).any()]
 
 
-def test_withheld_is_every_so_manieth(bdd: Path) -> None:
+def test_withheld_is_spread_evenly(bdd: Path) -> None:
     assert labelled(on(bdd)) == list(range(8))
     assert labelled(on(bdd, "data.withhold=0.5")) == [0, 2, 4, 6]
     assert labelled(on(bdd, "data.withhold=0.75", "seed=5")) == [0, 4]
@@ -476,6 +477,26 @@ def test_a_plan_warns_of_frames_that_nobody_looks_at(videos: Path, teacher: Path
         assert said.startswith("data.frames: no edge learns from a model") and "0.5 of the crops teach nothing" in said
     (said,) = (each for each in plan(small("data.withhold=0.75"), steps=1).warnings if each.startswith("data."))
     assert said.endswith("`data.frames: {rate: 0}` leaves them out")
+
+
+def test_a_plan_warns_of_frames_of_another_size(teacher: Path, videos: Path) -> None:
+    Image.new("RGB", (90, 60)).save(videos / "clip0" / "0000.png")
+
+    def warned(*more: str) -> list[str]:
+        return [each for each in plan(taught(teacher, videos, *more), steps=1).warnings if each.startswith("data.")]
+
+    said = "data.frames: they are 60×90 where the labelled are 48×64; `data.size` brings them to one scale"
+    assert warned() == [said] and not warned("data.size=[48,64]")
+
+
+def test_an_analysis_sees_the_labels_that_a_run_sees(videos: Path, bdd: Path, tmp_path: Path) -> None:
+    """And needs no folder of frames."""
+    file = tmp_path / "recipe.yaml"
+    file.write_text(dump(on(bdd, "data.withhold=0.75")))
+    for said, images, unlabelled in (("null", 8, 6), ("{rate: 0.5}", 2, 0), ("{path: gone}", 8, 6)):
+        found, _ = analyse_data(file, tmp_path / f"{images}{len(said)}", [f"data.frames={said}"])
+        (row,) = (row for row in found.tables["splits"].rows if row[0] == "train")
+        assert row[1:3] == [images, unlabelled]
 
 
 def test_edges_are_weighed_as_they_act(teacher: Path, videos: Path) -> None:

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from segdistill import parts
 from segdistill.analyses import Analysis, Subject
-from segdistill.assemble import open_sources, open_split
+from segdistill.assemble import open_split
 from segdistill.datasets import Dataset
+from segdistill.frames import sources
 from segdistill.mistakes import Mistake
 from segdistill.recipe import DataSpec, override, parse, read
 from segdistill.reporting import class_results, dark_knowledge, dataset
@@ -79,7 +80,7 @@ def _analyse(
     analysis: Analysis = parts.build(part, parts.settings(part, settings, "analysis"))
     splits = {split: open_split(data, split) for split in dict.fromkeys((data.train, data.validate_on))}
     if data.train != data.validate_on:
-        splits[data.train] = _trained(data)
+        splits[data.train] = _trained(splits[data.train], data)
     found = analysis.analyse(Subject(data, splits, runs, folder / "partial"))
     Run(folder).write_findings(kind, 0, found)
     for name, table in found.tables.items():
@@ -94,10 +95,10 @@ def _analyse(
     return Analysed(found, page)
 
 
-def _trained(data: DataSpec) -> Dataset:
+def _trained(split: Dataset, data: DataSpec) -> Dataset:
     """The training split as a run sees it; a folder of frames has no labels to look at, and may be gone."""
     elsewhere = data.frames is not None and data.frames.path is not None
-    return open_sources(data.model_copy(update={"frames": None}) if elsewhere else data).train
+    return sources(split, data.model_copy(update={"frames": None}) if elsewhere else data).train
 
 
 def _csv(table: Table) -> str:

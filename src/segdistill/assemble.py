@@ -19,7 +19,7 @@ from segdistill.class_map import Groups, Translation, groups
 from segdistill.data import Cached, PixelCounts, count_pixels, crop_size, need_readable, unreadable
 from segdistill.datasets import Dataset
 from segdistill.decoded import Decoded
-from segdistill.frames import FRAMES, Sources, exact, mixed, sources
+from segdistill.frames import FRAMES, exact, mixed, sources
 from segdistill.labels import CLASS_MAPS, TABLES
 from segdistill.losses import Loss
 from segdistill.mistakes import Mistake, nearest, one_of
@@ -80,7 +80,7 @@ def assemble(recipe: Recipe) -> Assembly:
         Mistake: a part, a parameter, a stage, a class table, a weights file or a data folder does not fit.
     """
     recipe = resolve(recipe)
-    train, frames = open_sources(recipe.data)
+    train, frames = sources(open_split(recipe.data, recipe.data.train), recipe.data)
     val = open_split(recipe.data, recipe.data.validate_on)
     classes = train.classes
     models: dict[str, Model] = {}
@@ -177,11 +177,6 @@ def open_split(spec: DataSpec, split: str) -> Dataset:
     part = parts.find("datasets", spec.kind, "data.kind")
     dataset = parts.build(part, parts.settings(part, spec.parameters, "data", DataSpec.model_fields), split=split)
     return without(dataset, split, spec.quarantine)
-
-
-def open_sources(spec: DataSpec) -> Sources:
-    """What a run trains on, as the recipe describes it; files are listed, not read."""
-    return sources(open_split(spec, spec.train), spec)
 
 
 def labelled_share(recipe: Recipe, frames: Dataset | None) -> float:

@@ -1,4 +1,4 @@
-"""`data frames`: pictures out of videos, every so manieth frame, where `data.frames.path` looks for images.
+"""`data frames`: pictures out of videos, every n-th frame, where `data.frames.path` looks for images.
 
 A run does not read videos itself: to reach a frame a decoder goes through those before it, and decoders differ in bits.
 """

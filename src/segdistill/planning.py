@@ -4,6 +4,7 @@ import resource
 import statistics
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from segdistill.assemble import Assembly, assemble, labelled_share, probes
 from segdistill.data import as_float, class_shares, crop_size, to_device, training_batches
 from segdistill.diagnosis import unheard, warnings
 from segdistill.gradients import Pull, pulls
+from segdistill.mistakes import Mistake
 from segdistill.models import Model
 from segdistill.probes.speed import gmac, parameters
 from segdistill.recipe import Recipe, take
@@ -71,6 +73,7 @@ def plan(recipe: Recipe | Path | str, settings: tuple[str, ...] = (), steps: int
         first = to_device(next(batches), device)
         pulled = _pulled(system, frozen, first)
         warned = warnings(system, frozen, first, pulled, assembly.class_maps) + unheard(system, recipe.data)
+        warned += _of_sizes(assembly)
     seconds: list[float] = []
     for step in range(steps + 1):
         begin = time.perf_counter()
@@ -248,6 +251,16 @@ def _of_frames(assembly: Assembly) -> Iterator[str]:
     elif spec.withhold:
         left = "" if spec.frames is None else ", which are not shown"
         yield f"withheld: the labels of {spec.withhold:g} of the images of {spec.train}{left}"
+
+
+def _of_sizes(assembly: Assembly) -> Iterator[str]:
+    """A sentence where a crop shows less of a frame than of a labelled image."""
+    if assembly.frames is None or assembly.recipe.data.size is not None:
+        return
+    with suppress(Mistake):  # one that cannot be read is named when it is shown
+        ours, theirs = ("×".join(map(str, data.labels(0).shape)) for data in (assembly.train, assembly.frames))
+        if ours != theirs:
+            yield f"data.frames: they are {theirs} where the labelled are {ours}; `data.size` brings them to one scale"
 
 
 def _resident_peak() -> int:

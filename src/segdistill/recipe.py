@@ -106,7 +106,8 @@ class FramesSpec(_Spec):
     """A folder; every image below it is a frame, so that it must hold no masks. Default: the images whose labels
     `data.withhold` withholds, which then leave the training split."""
     rate: float = Field(default=0.5, ge=0, lt=1)
-    """Of the crops of every batch; where it is no whole number of them, of the crops so far. 0: no frame is shown."""
+    """Of the crops of every batch; where it is no whole number of them, of the crops so far. 0: none is shown,
+    and the folder is not opened."""
 
 
 @final
@@ -132,8 +133,8 @@ class DataSpec(_PartSpec):
     quarantine: str | None = None
     """A file that `data check --quarantine` wrote; the samples that it names are left out of their splits."""
     withhold: float = Field(default=0.0, ge=0, lt=1)
-    """Share of the training images whose labels count as void and are not read, for studies; the images stay. Which:
-    every so manieth in the order of the split, whatever the seed."""
+    """Share of the training images whose labels count as void and are not read, for studies; the images stay. They are
+    spread evenly over the order of the split, whatever the seed: of 0.75, the second to fourth of each four."""
     frames: FramesSpec | None = None
     """Default: none."""
 

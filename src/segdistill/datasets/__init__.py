@@ -121,6 +121,9 @@ class _Part(Dataset):
     def key(self, index: int) -> str:
         return self.dataset.key(self.indices[index])
 
+    def without_labels(self, indices: Iterable[int]) -> Dataset:
+        return _Part(self.dataset.without_labels([self.indices[index] for index in indices]), self.indices)
+
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{self.dataset.fingerprint()}:{self.indices}".encode()).hexdigest()[:16]
 

@@ -52,6 +52,10 @@ class DatasetSuite(Suite):
             assert torch.equal(part[i].image, dataset[i].image) and part[i].labels.shape == dataset[i].labels.shape
             assert np.array_equal(part[i].labels.numpy(), part.labels(i)) and part[i].key == dataset[i].key
             assert np.array_equal(part.labels(i), np.full_like(part.labels(i), IGNORE) if i == 0 else dataset.labels(i))
+        last = len(dataset) - 1
+        turned = dataset.only(range(last, -1, -1)).without_labels([0])
+        assert (turned.labels(0) == IGNORE).all()
+        assert last == 0 or np.array_equal(turned.labels(last), dataset.labels(0))
         if (dataset.labels(0) != IGNORE).any():
             assert part.fingerprint() != dataset.fingerprint()
 
