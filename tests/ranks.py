@@ -31,6 +31,7 @@ def main(recipe_file: str, out: str) -> None:
             batch=recipe.data.batch,
             rank=accelerator.process_index,
             ranks=accelerator.num_processes,
+            frames=assembly.frames,
         )
     )
     references = assembly.frozen(batch, assembly.system.listened_to(0))

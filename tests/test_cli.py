@@ -165,7 +165,7 @@ def _trains(file: Path, *more: str) -> None:
     settings = [*SMALL, "data.size=null", *more]
     if file.parent.name == "camvid":
         settings = [*settings, "steps=20", "checkpoint.every=20"]
-    if file.stem in ("teacher", "small_teacher"):
+    if file.stem in ("teacher", "small_teacher", "small_frames_teacher"):
         settings.append("models.teacher.width=4")
     if file.parent.name == "streets":
         settings = [*settings, "data.count=4", "data.val_count=2", "data.scene_size=[48,64]"]

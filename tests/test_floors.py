@@ -24,14 +24,14 @@ FLOORS = [
     "mistakes types labels parts recipe study run intervals allocator timing",
     "datasets/* models/* losses/* metrics/*",
     (
-        "class_map data decoded sampling quarantine layouts system teacher_cache gradients sharding optim prediction "
-        "prediction_files checkpoint track"
+        "class_map data decoded sampling quarantine frames layouts system teacher_cache gradients sharding optim "
+        "prediction prediction_files checkpoint track"
     ),
     "assemble",
     "probes/* analyses/*",
     (
         "diagnosis stopping resuming training replaying evaluation calibrating analysing comparing planning "
-        "demonstration make_data checking reporting export shrink profile play testing"
+        "demonstration make_data extracting checking reporting export shrink profile play testing"
     ),
     "cli __init__ __main__",
 ]

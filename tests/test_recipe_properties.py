@@ -67,6 +67,8 @@ FED: dict[str, list[Any]] = {
     "train": ["train", "held_out", "1e-3"],
     "validate_on": ["val", "off"],
     "quarantine": [None, "bad.json"],
+    "withhold": [0.75, "0.5"],
+    "frames": [None, {"path": "data/videos"}, {"path": "x", "rate": 0}, {"path": "1e-3", "rate": "1e-1"}],
     "bad_share": [0.01, 0, "1e-2"],
 }
 OPTIM: dict[str, list[Any]] = {

@@ -34,7 +34,9 @@ def fabricate(
     """A run directory as training leaves it; `ious` is the mIoU of each model that was measured."""
     run = Run(path)
     content = {"data": {"kind": "camvid", "batch": 4}, "models": models, "losses": losses, "steps": steps}
-    write_text(run.recipe_file, recipes.dump(recipes.parse(content | {k: v for k, v in more.items() if k == "seed"})))
+    write_text(
+        run.recipe_file, recipes.dump(recipes.parse(content | {k: v for k, v in more.items() if k in ("seed", "data")}))
+    )
     info = {"command": f"segdistill train {path.name}.yaml", "commit": "abc123", "seed": more.get("seed", 0)}
     info |= {"date": "2026-01-02", "versions": {"torch": "2.13.0"}, "host": {"processor": "slow"}, "seconds": 61.0}
     write_json(run.info_file, info | more.get("info", {}))
@@ -307,6 +309,15 @@ def test_what_makes_a_comparison_unfair_is_said(tmp_path: Path) -> None:
     assert "short stopped at step 40 of 50." in text
     assert "short: 2 steps were skipped" in text
     assert "different machines" in text
+
+
+def test_frames_of_one_run_alone_are_said_apart(tmp_path: Path) -> None:
+    distilled, _, large = three(tmp_path)
+    data = {"kind": "camvid", "batch": 4, "frames": {"path": "videos"}}
+    few = fabricate(tmp_path / "few", {"student": 0.5}, {"student": {"kind": "unet", "width": 16}}, data=data)
+    text = page([distilled, few, large], tmp_path)
+    assert "Of the crops of distilled 0 are frames without labels (few: 0.5), on which only teachers speak." in text
+    assert "data.frames" not in text
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:

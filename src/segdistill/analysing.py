@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from segdistill import parts
 from segdistill.analyses import Analysis, Subject
 from segdistill.assemble import open_split
+from segdistill.datasets import Dataset
+from segdistill.frames import sources
 from segdistill.mistakes import Mistake
 from segdistill.recipe import DataSpec, override, parse, read
 from segdistill.reporting import class_results, dark_knowledge, dataset
@@ -77,6 +79,8 @@ def _analyse(
     part = parts.find("analyses", kind, "analyse")
     analysis: Analysis = parts.build(part, parts.settings(part, settings, "analysis"))
     splits = {split: open_split(data, split) for split in dict.fromkeys((data.train, data.validate_on))}
+    if data.train != data.validate_on:
+        splits[data.train] = _trained(splits[data.train], data)
     found = analysis.analyse(Subject(data, splits, runs, folder / "partial"))
     Run(folder).write_findings(kind, 0, found)
     for name, table in found.tables.items():
@@ -89,6 +93,12 @@ def _analyse(
         return Analysed(found, folder / "tables")
     write_text(page, PAGES[kind](found, title, facts))
     return Analysed(found, page)
+
+
+def _trained(split: Dataset, data: DataSpec) -> Dataset:
+    """The training split as a run sees it; a folder of frames has no labels to look at, and may be gone."""
+    elsewhere = data.frames is not None and data.frames.path is not None
+    return sources(split, data.model_copy(update={"frames": None}) if elsewhere else data).train
 
 
 def _csv(table: Table) -> str:

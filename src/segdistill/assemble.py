@@ -19,6 +19,7 @@ from segdistill.class_map import Groups, Translation, groups
 from segdistill.data import Cached, PixelCounts, count_pixels, crop_size, need_readable, unreadable
 from segdistill.datasets import Dataset
 from segdistill.decoded import Decoded
+from segdistill.frames import FRAMES, exact, mixed, sources
 from segdistill.labels import CLASS_MAPS, TABLES
 from segdistill.losses import Loss
 from segdistill.mistakes import Mistake, nearest, one_of
@@ -41,6 +42,8 @@ class Assembly(NamedTuple):
     system: System
     frozen: Frozen
     train: Dataset
+    frames: Dataset | None
+    """Images without labels that are mixed in."""
     val: Dataset
     class_pixels: list[int]
     """Labelled pixels per class of the training split."""
@@ -77,7 +80,8 @@ def assemble(recipe: Recipe) -> Assembly:
         Mistake: a part, a parameter, a stage, a class table, a weights file or a data folder does not fit.
     """
     recipe = resolve(recipe)
-    train, val = open_split(recipe.data, recipe.data.train), open_split(recipe.data, recipe.data.validate_on)
+    train, frames = sources(open_split(recipe.data, recipe.data.train), recipe.data)
+    val = open_split(recipe.data, recipe.data.validate_on)
     classes = train.classes
     models: dict[str, Model] = {}
     maps: dict[str, Groups] = {}
@@ -101,8 +105,10 @@ def assemble(recipe: Recipe) -> Assembly:
         _loss(name, spec, ends[name], recipe, PixelCounts(np.ones((1, len(classes.names)), np.int64)))
     if recipe.data.cache == "disk":
         train, val = Decoded(train, recipe.data.train), Decoded(val, recipe.data.validate_on)
+        frames = None if frames is None else Decoded(frames, FRAMES)
     elif recipe.data.cache:
         train, val = Cached(train), Cached(val)
+        frames = None if frames is None else Cached(frames)
     set_aside: dict[str, Mapping[str, str]] = {}
     train, set_aside["train"] = _set_aside(train, recipe.data.train, recipe.data.bad_share)
     val, set_aside["val"] = _set_aside(val, recipe.data.validate_on, recipe.data.bad_share)
@@ -113,14 +119,17 @@ def assemble(recipe: Recipe) -> Assembly:
     }
     trained = recipe.trained()
     digests = {name: digest(model) for name, model in models.items() if name not in (*trained, *following)}
-    caches = _caches(recipe, models, digests, train, ends)
+    caches = _caches(recipe, models, digests, mixed(train, frames), ends)
     temperatures = {n: spec.temperature for n, spec in recipe.models.items() if isinstance(spec.temperature, float)}
     frozen = Frozen({n: m for n, m in models.items() if n not in trained}, following, caches, temperatures)
-    system = System({n: models[n] for n in trained}, edges, *_phases(recipe, len(train)))
+    labelled = labelled_share(recipe, frames)
+    system = System({n: models[n] for n in trained}, edges, *_phases(recipe, len(train) / labelled))
     _need_whole_cells(recipe, ends, crop_size(train, recipe.data))
     prints = {"train": train.fingerprint(), "val": val.fingerprint(), **digests}
+    if frames is not None:
+        prints[f"data.{FRAMES}"] = frames.fingerprint()  # no model has such a name
     pixels = counts.class_pixels
-    return Assembly(recipe, system, frozen, train, val, pixels, connections, maps, prints, set_aside, caches)
+    return Assembly(recipe, system, frozen, train, frames, val, pixels, connections, maps, prints, set_aside, caches)
 
 
 def resolve(recipe: Recipe) -> Recipe:
@@ -168,6 +177,24 @@ def open_split(spec: DataSpec, split: str) -> Dataset:
     part = parts.find("datasets", spec.kind, "data.kind")
     dataset = parts.build(part, parts.settings(part, spec.parameters, "data", DataSpec.model_fields), split=split)
     return without(dataset, split, spec.quarantine)
+
+
+def labelled_share(recipe: Recipe, frames: Dataset | None) -> float:
+    """Of the crops, those of the training split.
+
+    Raises:
+        Mistake: of the parts that a batch is split into some would have none, and labels would count for less.
+    """
+    said = recipe.data.frames
+    if frames is None or said is None:
+        return 1.0
+    part, parts = recipe.data.batch // recipe.optim.accumulate, recipe.optim.accumulate
+    if parts > 1 and part * (1 - exact(said.rate)) < 1:
+        raise Mistake(
+            f"data.frames.rate: {said.rate:g} leaves some of the parts of {part} images (optim.accumulate {parts}) "
+            f"without a labelled one; expected at most {1 - 1 / max(part, 1):g}"
+        )
+    return 1 - said.rate
 
 
 def load(path: Path | str, model: str | None = None, which: str = "best") -> Model:
@@ -536,8 +563,12 @@ def _grouped(counts: PixelCounts, ends: _Ends) -> PixelCounts:
     return counts if ends.groups is None else counts.grouped(ends.groups.ours)
 
 
-def _phases(recipe: Recipe, images: int) -> tuple[list[Phase], Ending | None]:
-    """Lengths in steps; an epoch is as many steps as show every image once."""
+def _phases(recipe: Recipe, images: float) -> tuple[list[Phase], Ending | None]:
+    """Lengths in steps; an epoch is as many steps as show every image of the training split once.
+
+    Args:
+        images: the crops of an epoch.
+    """
     per_epoch = images / recipe.data.batch
     ring = [
         Phase(spec.steps or max(1, round((spec.epochs or 0) * per_epoch)), frozenset(spec.losses))

@@ -18,6 +18,7 @@ from segdistill import parts, quarantine
 from segdistill.assemble import open_split
 from segdistill.data import watched
 from segdistill.datasets import DAMAGE, Dataset, FileDataset, Pair, opened, read_image, read_labels
+from segdistill.frames import FRAMES, Frames
 from segdistill.labels import Coding
 from segdistill.mistakes import Mistake, one_of
 from segdistill.recipe import DataSpec, read
@@ -88,7 +89,7 @@ class _Look(NamedTuple):
 
 
 def check(recipe: Path | str, settings: Sequence[str] = (), quarantine_to: Path | None = None) -> Check:
-    """Read everything that a run of the recipe would read.
+    """Read everything that a run of the recipe would read, and the labels that it withholds.
 
     Args:
         quarantine_to: where to write which samples have errors, for the recipe's `data.quarantine`.
@@ -99,12 +100,13 @@ def check(recipe: Path | str, settings: Sequence[str] = (), quarantine_to: Path 
     spec = read(recipe, settings).data
     part = parts.find("datasets", spec.kind, "data.kind")
     parts.settings(part, spec.parameters, "data", DataSpec.model_fields)
+    whole = spec.model_copy(update={"quarantine": None, "withhold": 0.0})
     problems: list[Problem] = []
     datasets: dict[str, Dataset] = {}
     looks: dict[str, list[_Look]] = {}
-    for split in dict.fromkeys((spec.train, spec.validate_on)):
+    for split in _names(spec):
         try:
-            datasets[split] = open_split(spec.model_copy(update={"quarantine": None}), split)
+            datasets[split] = _opened(whole, split, datasets)
         except Mistake as mistake:  # a folder that is missing, a file without its partner
             problems.append(Problem("error", "files", split, "", str(mistake)))
             continue
@@ -112,14 +114,28 @@ def check(recipe: Path | str, settings: Sequence[str] = (), quarantine_to: Path 
         problems += [Problem(*note[:2], split, look.key, note.sentence) for look in looks[split] for note in look.notes]
         problems += [Problem(*note[:2], split, "", note.sentence) for note in _of_split(datasets[split], looks[split])]
         problems += _twice(looks[split], split)
-    if len(looks) == 2:
-        problems += _in_both(spec, looks[spec.train], looks[spec.validate_on])
+    for split in looks if spec.validate_on in looks else ():
+        if split != spec.validate_on:
+            problems += _in_both(split, spec.validate_on, looks[split], looks[spec.validate_on])
     if quarantine_to is not None:
         _write(quarantine_to, datasets, problems)
     if spec.quarantine is not None:
         problems = _without_set_aside(spec.quarantine, datasets, problems)
     classes = next(iter(datasets.values())).classes if datasets else ClassTable((), ())
-    return Check(problems, _table(classes, looks))
+    return Check(problems, _table(classes, {split: found for split, found in looks.items() if split != FRAMES}))
+
+
+def _names(spec: DataSpec) -> list[str]:
+    """Of everything that is read; the frames come last."""
+    of_folder = spec.frames is not None and spec.frames.path is not None
+    return list(dict.fromkeys((spec.train, spec.validate_on, *([FRAMES] if of_folder else []))))
+
+
+def _opened(spec: DataSpec, name: str, others: Mapping[str, Dataset]) -> Dataset:
+    if name != FRAMES or spec.frames is None or spec.frames.path is None:
+        return open_split(spec, name)
+    classes = next((dataset.classes for dataset in others.values()), ClassTable((), ()))
+    return Frames(Path(spec.frames.path), classes)
 
 
 def _write(file: Path, datasets: Mapping[str, Dataset], problems: Sequence[Problem]) -> None:
@@ -311,13 +327,13 @@ def _twice(looks: Sequence[_Look], split: str) -> Iterator[Problem]:
             yield Problem("warning", "duplicate", split, look.key, f"{look.name}: the same picture as {same.name}")
 
 
-def _in_both(spec: DataSpec, train: Sequence[_Look], val: Sequence[_Look]) -> Iterator[Problem]:
+def _in_both(split: str, other: str, train: Sequence[_Look], val: Sequence[_Look]) -> Iterator[Problem]:
     """Training pictures that the validation split shows too: it would measure what was learned by heart."""
     measured = {look.digest: look for look in val if look.digest}
     for look in train:
         if look.digest in measured:
-            what = f"the same picture as {measured[look.digest].name} of '{spec.validate_on}', which it would leak into"
-            yield Problem("error", "leak", spec.train, look.key, f"{look.name}: {what}")
+            what = f"the same picture as {measured[look.digest].name} of '{other}', which it would leak into"
+            yield Problem("error", "leak", split, look.key, f"{look.name}: {what}")
     ours = [look for look in train if look.hash is not None and look.digest not in measured]
     theirs = [look for look in val if look.hash is not None]
     if not ours or not theirs:
@@ -328,5 +344,5 @@ def _in_both(spec: DataSpec, train: Sequence[_Look], val: Sequence[_Look]) -> It
         agreement = signs @ (look.hash.astype(np.float32) * 2 - 1)  # 256 - 2 · differing bits
         nearest = int(agreement.argmax())
         if 256 - agreement[nearest] <= 2 * NEAR:
-            what = f"nearly the same picture as {theirs[nearest].name} of '{spec.validate_on}'"
-            yield Problem("warning", "near", spec.train, look.key, f"{look.name}: {what}")
+            what = f"nearly the same picture as {theirs[nearest].name} of '{other}'"
+            yield Problem("warning", "near", split, look.key, f"{look.name}: {what}")

@@ -272,6 +272,19 @@ def data_make(
         print(f"{split}: {written} images with labels in {out}")
 
 
+@data_app.command("frames")
+def data_frames(
+    video: Annotated[Path, typer.Argument(help="A video, or a folder with videos below it.")],
+    out: Annotated[Path, typer.Option(help="The folder that data.frames.path is to name.")],
+    every: Annotated[int, typer.Option(min=1, help="One picture of so many frames.")] = 30,
+) -> None:
+    """Take pictures out of videos, for training on images without labels."""
+    from segdistill.extracting import extract
+
+    done = extract(video, out, every)
+    print(f"{sum(done.values())} pictures of {len(done)} video{'s' * (len(done) > 1)} in {out}")
+
+
 @data_app.command("check")
 def data_check(
     recipe: Path,

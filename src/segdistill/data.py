@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from segdistill.datasets import Dataset
+from segdistill.frames import before, exact, mixed
 from segdistill.mistakes import Mistake
 from segdistill.recipe import AugmentSpec, ClassUniformSpec, DataSpec, RareClassSpec, UniformSpec
 from segdistill.sampling import Drawn, Sampling, corner, remembered
@@ -34,6 +35,9 @@ T = TypeVar("T")
 cv2.setNumThreads(0)  # workers are processes, and threads do not survive the fork that makes one
 Place = tuple[int, int] | tuple[int, int, int, int]
 """(epoch, index): which pass over the data, and which sample; if drawn for a class also (…, class, place in epoch)."""
+
+FRAMES_STREAM = (1,)
+"""Of random numbers, beside the permutations and those of the sampling for classes."""
 
 
 class Wish(NamedTuple):
@@ -54,7 +58,7 @@ class Crop(NamedTuple):
     axes: Tensor
     """As in Shown."""
     sample: int = -1
-    """Its index in the data set."""
+    """Its index in the data set; frames follow the training split."""
     bad: Mapping[str, str] = {}
     """Keys of samples that were to be shown here and could not be read, and why."""
 
@@ -218,11 +222,32 @@ def watched(items: Iterable[T], what: str, count: int) -> Iterable[T]:
 
 
 @final
+class _Passes:
+    """A permutation of so many samples for every epoch: position -> (epoch, offset in it, sample)."""
+
+    def __init__(self, length: int, seed: int, stream: tuple[int, ...] = ()) -> None:
+        self.length, self.seed, self.stream = length, seed, stream
+        self.epoch = -1
+        self.permutation = np.empty(0, np.int64)
+
+    def __call__(self, position: int) -> tuple[int, int, int]:
+        epoch, offset = divmod(position, self.length)
+        if epoch != self.epoch:
+            seeds = np.random.SeedSequence([self.seed, epoch], spawn_key=self.stream)
+            self.epoch, self.permutation = epoch, np.random.default_rng(seeds).permutation(self.length)
+        return epoch, offset, int(self.permutation[offset])
+
+
+@final
 class Order(Sampler[list[Place]]):
     """The batches of one rank from step `start` on, without end: every epoch a permutation drawn by (seed, epoch).
 
     `sampling` puts samples that it draws for a class into some of the places. A global batch is `batch` consecutive
     places; rank r of n takes every n-th of them, so the ranks together see what one process would.
+
+    Of `frames` further samples, whose indices follow, `rate` of the crops are drawn, in passes of their own. They stand
+    at the end of each global batch, so that the ranks have as many each, give or take one; the samples before them are
+    in the order that they would have without.
     """
 
     def __init__(
@@ -235,11 +260,14 @@ class Order(Sampler[list[Place]]):
         start: int = 0,
         rank: int = 0,
         ranks: int = 1,
+        frames: int = 0,
+        rate: float = 0.0,
     ) -> None:
         self.length, self.batch, self.seed, self.sampling = length, batch, seed, sampling
         self.start, self.rank, self.ranks = start, rank, ranks
+        self.rate = exact(rate if frames else 0.0)
+        self.samples, self.frames = _Passes(length, seed), _Passes(frames, seed, FRAMES_STREAM)
         self.epoch = -1
-        self.permutation = np.empty(0, np.int64)
         self.drawn: dict[int, Drawn] = {}
 
     def __iter__(self) -> Iterator[list[Place]]:
@@ -250,14 +278,25 @@ class Order(Sampler[list[Place]]):
             step += 1
 
     def place(self, position: int) -> Place:
-        epoch, offset = divmod(position, self.length)
+        if not self.rate:
+            return self._labelled(position)
+        step, offset = divmod(position, self.batch)
+        shown, then = (before((step + each) * self.batch, self.rate) for each in (0, 1))
+        labelled = self.batch - (then - shown)
+        if offset < labelled:
+            return self._labelled(step * self.batch - shown + offset)
+        epoch, _, frame = self.frames(shown + offset - labelled)
+        return epoch, self.length + frame
+
+    def _labelled(self, position: int) -> Place:
+        """Of the training split, whose own positions are counted without the frames between them."""
+        epoch, offset, sample = self.samples(position)
         if epoch != self.epoch:
-            self.epoch, self.permutation = epoch, np.random.default_rng([self.seed, epoch]).permutation(self.length)
-            self.drawn = self.sampling.drawn(self.seed, epoch) if self.sampling else {}
+            self.epoch, self.drawn = epoch, self.sampling.drawn(self.seed, epoch) if self.sampling else {}
         if offset in self.drawn:
             sample, label = self.drawn[offset]
             return epoch, sample, label, offset
-        return epoch, int(self.permutation[offset])
+        return epoch, sample
 
 
 @final
@@ -266,23 +305,28 @@ class Augmented(TorchDataset["Crop | Mistake"]):
 
     Which others depends on the seed, the place and the files alone. When so many fail that something else must be
     wrong, the last one's sentence travels as a value out of a worker.
+
+    Args:
+        frames: so many samples of the dataset, the last ones, are frames; one takes another's place.
     """
 
     ATTEMPTS = 20
 
-    def __init__(self, dataset: Dataset, spec: DataSpec, crop: tuple[int, int], seed: int) -> None:
+    def __init__(self, dataset: Dataset, spec: DataSpec, crop: tuple[int, int], seed: int, *, frames: int = 0) -> None:
         self.dataset, self.spec, self.crop, self.seed = dataset, spec, crop, seed
+        self.labelled = len(dataset) - frames
 
     def __getitem__(self, place: Place) -> Crop | Mistake:
         random, wish = _chances(place, self.spec, self.seed)
         bad: dict[str, str] = {}
         index = place[1]
+        alike = (0, self.labelled) if index < self.labelled else (self.labelled, len(self.dataset))
         for attempt in range(1, 1 + self.ATTEMPTS):
             try:
                 sample = self.dataset[index]
             except Mistake as mistake:
                 bad[self.dataset.key(index)] = str(mistake)
-                index = int(np.random.default_rng([self.seed, *place, attempt]).integers(len(self.dataset)))
+                index = int(np.random.default_rng([self.seed, *place, attempt]).integers(*alike))
                 continue
             wish = None if bad else wish  # the other need not hold the class
             crop = augment(sample, self.spec.size, self.crop, self.spec.augment, random, wish)
@@ -491,15 +535,30 @@ def collate(items: Sequence[Crop | Mistake]) -> Batch | Mistake:
 
 
 def training_batches(
-    dataset: Dataset, spec: DataSpec, seed: int, *, start: int, batch: int, rank: int, ranks: int, pin: bool = False
+    dataset: Dataset,
+    spec: DataSpec,
+    seed: int,
+    *,
+    start: int,
+    batch: int,
+    rank: int,
+    ranks: int,
+    frames: Dataset | None = None,
+    pin: bool = False,
 ) -> Generator[Batch]:
     """Batches without end, from batch number `start` on; `batch` images over all ranks.
+
+    Args:
+        dataset: the training split; classes are looked for in it alone.
+        frames: images without labels, mixed in as `data.frames.rate` says.
 
     Raises:
         Mistake: sample after sample cannot be read, or no image has a label where classes are looked for.
     """
-    order = Order(len(dataset), batch, seed, _sampling(dataset, spec), start=start, rank=rank, ranks=ranks)
-    feed = Augmented(dataset, spec, crop_size(dataset, spec), seed)
+    count, rate = (len(frames), spec.frames.rate) if frames is not None and spec.frames is not None else (0, 0.0)
+    sampling = _sampling(dataset, spec)
+    order = Order(len(dataset), batch, seed, sampling, start=start, rank=rank, ranks=ranks, frames=count, rate=rate)
+    feed = Augmented(mixed(dataset, frames), spec, crop_size(dataset, spec), seed, frames=count)
     loader = DataLoader(
         feed,
         batch_sampler=order,

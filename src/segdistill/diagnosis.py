@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from segdistill.class_map import Groups, merge
 from segdistill.data import as_float
 from segdistill.gradients import Pull
+from segdistill.recipe import LABELS, DataSpec
 from segdistill.system import Frozen, System
 from segdistill.types import IGNORE, Batch
 
@@ -30,6 +31,19 @@ def warnings(
         if name not in frozen.following:
             found += _of_teacher(name, model, batch, class_maps.get(name))
     return found
+
+
+def unheard(system: System, data: DataSpec) -> list[str]:
+    """A sentence where images without labels are shown and nothing acts on them."""
+    frames = data.frames
+    shown = frames.rate > 0 if frames is not None else data.withhold > 0
+    edges = [system.edge(name) for name in system.edges]
+    if not shown or any(edge.target.node != LABELS and edge.distill_on != "labelled" for edge in edges):
+        return []
+    what = "no edge learns from a model where there are no labels"
+    if frames is None:
+        return [f"data.withhold: {what}: the images teach nothing; `data.frames: {{rate: 0}}` leaves them out"]
+    return [f"data.frames: {what}: {frames.rate:g} of the crops teach nothing"]
 
 
 def _of_edge(system: System, frozen: Frozen, name: str, pull: Pull) -> Iterator[str]:

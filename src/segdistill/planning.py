@@ -3,17 +3,19 @@
 import resource
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from segdistill.allocator import keep_memory
-from segdistill.assemble import Assembly, assemble, probes
+from segdistill.assemble import Assembly, assemble, labelled_share, probes
 from segdistill.data import as_float, class_shares, crop_size, to_device, training_batches
-from segdistill.diagnosis import warnings
+from segdistill.diagnosis import unheard, warnings
 from segdistill.gradients import Pull, pulls
+from segdistill.mistakes import Mistake
 from segdistill.models import Model
 from segdistill.probes.speed import gmac, parameters
 from segdistill.recipe import Recipe, take
@@ -64,15 +66,14 @@ def plan(recipe: Recipe | Path | str, settings: tuple[str, ...] = (), steps: int
         batch=images,
         rank=0,
         ranks=1,
+        frames=assembly.frames,
     )
     crop = crop_size(assembly.train, recipe.data)
     with accelerator.autocast():
         first = to_device(next(batches), device)
         pulled = _pulled(system, frozen, first)
-        warned = warnings(system, frozen, first, pulled, assembly.class_maps)
-        warned += [
-            f"losses.{name}: it acts in none of the {recipe.steps} steps" for name in _idle(system, recipe.steps)
-        ]
+        warned = warnings(system, frozen, first, pulled, assembly.class_maps) + unheard(system, recipe.data)
+        warned += _of_sizes(assembly) + _idle(system, recipe.steps)
     seconds: list[float] = []
     for step in range(steps + 1):
         begin = time.perf_counter()
@@ -84,19 +85,21 @@ def plan(recipe: Recipe | Path | str, settings: tuple[str, ...] = (), steps: int
         system.zero_grad()  # the weights stay as they are: a plan is not a run
         seconds.append(time.perf_counter() - begin)
     per_update = sorted(seconds[1:])[steps // 2] * recipe.optim.accumulate
-    per_epoch = per_update * len(assembly.train) / recipe.data.batch
+    epoch = len(assembly.train) / labelled_share(recipe, assembly.frames) / recipe.data.batch  # updates
     peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else _resident_peak()
     numbers = {
         "train_images": float(len(assembly.train)),
         "val_images": float(len(assembly.val)),
         "seconds_per_step": per_update,
-        "seconds_per_epoch": per_epoch,
+        "seconds_per_epoch": per_update * epoch,
         "seconds_in_all": per_update * recipe.steps,
-        "epochs": recipe.steps * recipe.data.batch / len(assembly.train),
+        "epochs": recipe.steps / epoch,
         "peak_memory_bytes": float(peak),
         "threads": float(torch.get_num_threads()),
     }
-    connections = [*assembly.connections]
+    connections = [*assembly.connections, *_of_frames(assembly)]
+    if assembly.frames is not None:
+        numbers["frames"] = float(len(assembly.frames))
     for name, cache in assembly.caches.items():
         cost = _cost(cache, name, frozen, first)
         numbers |= {f"{what}/{name}": value for what, value in cost._asdict().items()}
@@ -201,8 +204,9 @@ def _pulled(system: System, frozen: Frozen, batch: Batch) -> dict[str, Pull]:
 
 
 def _idle(system: System, steps: int) -> list[str]:
-    """The edges whose phase comes after the last step, or after the last phase has begun."""
-    return [name for name in system.edges if system.first_steps.get(name, steps) >= steps]
+    """A sentence for each edge whose phase comes after the last step, or after the last phase has begun."""
+    idle = [name for name in system.edges if system.first_steps.get(name, steps) >= steps]
+    return [f"losses.{name}: it acts in none of the {steps} steps" for name in idle]
 
 
 def _edges(system: System, pulled: Mapping[str, Pull]) -> Table:
@@ -238,6 +242,31 @@ def _stages(assembly: Assembly, crop: tuple[int, int]) -> Table:
         for stage, (channels, stride) in model.stages.items():
             rows.append([f"{name}.{stage}", f"{channels}×{-(-crop[0] // stride)}×{-(-crop[1] // stride)}", stride])
     return Table(["stage", "shape", "stride"], rows)
+
+
+def _of_frames(assembly: Assembly) -> Iterator[str]:
+    """Of the images without labels: how many, whence, and how often they are shown."""
+    spec, frames = assembly.recipe.data, assembly.frames
+    if frames is not None and spec.frames is not None:
+        whence = f"below {spec.frames.path}" if spec.frames.path else f"of {spec.train}, withheld"
+        passes = assembly.recipe.steps * spec.batch * spec.frames.rate / len(frames)
+        yield (
+            f"frames: {len(frames):,} images without labels ({whence}), {spec.frames.rate:g} of the crops, "
+            f"{passes:.3g} epochs of them"
+        )
+    elif spec.withhold:
+        left = "" if spec.frames is None else ", which are not shown"
+        yield f"withheld: the labels of {spec.withhold:g} of the images of {spec.train}{left}"
+
+
+def _of_sizes(assembly: Assembly) -> Iterator[str]:
+    """A sentence where a crop shows less of a frame than of a labelled image."""
+    if assembly.frames is None or assembly.recipe.data.size is not None:
+        return
+    with suppress(Mistake):  # one that cannot be read is named when it is shown
+        ours, theirs = ("×".join(map(str, data.labels(0).shape)) for data in (assembly.train, assembly.frames))
+        if ours != theirs:
+            yield f"data.frames: they are {theirs} where the labelled are {ours}; `data.size` brings them to one scale"
 
 
 def _resident_peak() -> int:

@@ -99,6 +99,18 @@ SamplingSpec = Annotated[UniformSpec | RareClassSpec | ClassUniformSpec, Field(d
 
 
 @final
+class FramesSpec(_Spec):
+    """Images without labels, a second source beside the training split; only edges to models act on them."""
+
+    path: str | None = None
+    """A folder; every image below it is a frame, so that it must hold no masks. Default: the images whose labels
+    `data.withhold` withholds, which then leave the training split."""
+    rate: float = Field(default=0.5, ge=0, lt=1)
+    """Of the crops of every batch; where it is no whole number of them, of the crops so far. 0: none is shown,
+    and the folder is not opened."""
+
+
+@final
 class DataSpec(_PartSpec):
     """A dataset (`kind` and its own parameters) and how it is fed."""
 
@@ -120,6 +132,11 @@ class DataSpec(_PartSpec):
     """Of a split's samples that may be unreadable: they are set aside; with more of them the run stops."""
     quarantine: str | None = None
     """A file that `data check --quarantine` wrote; the samples that it names are left out of their splits."""
+    withhold: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the training images whose labels count as void and are not read, for studies; the images stay. They are
+    spread evenly over the order of the split, whatever the seed: of 0.75, the second to fourth of each four."""
+    frames: FramesSpec | None = None
+    """Default: none."""
 
 
 @final
@@ -288,6 +305,10 @@ class Recipe(_Spec):
 
     @model_validator(mode="after")
     def _graph(self) -> "Recipe":
+        if self.data.frames is not None and self.data.frames.path is None and not self.data.withhold:
+            raise ValueError(
+                "data.frames.path: expected a folder, or `data.withhold`: then the frames are what it withholds"
+            )
         nodes = list(self.models)
         for shelf, names in (("models", nodes), ("losses", list(self.losses))):
             folded: dict[str, str] = {}
@@ -605,6 +626,7 @@ def _accepted(place: Sequence[int | str]) -> Iterable[str]:
     specs: dict[tuple[str, ...], type[BaseModel]] = {
         (): Recipe,
         ("data", "augment"): AugmentSpec,
+        ("data", "frames"): FramesSpec,
         ("data", "sampling", "uniform"): UniformSpec,
         ("data", "sampling", "rare_class"): RareClassSpec,
         ("data", "sampling", "class_uniform"): ClassUniformSpec,

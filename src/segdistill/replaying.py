@@ -64,6 +64,7 @@ def replay(run: Path | str, step: int | None = None) -> Findings:
             batch=micro_batch(recipe, ranks),
             rank=rank,
             ranks=ranks,
+            frames=assembly.frames,
         )
         for part in range(recipe.optim.accumulate):
             batch = to_device(next(batches), accelerator.device)

@@ -55,7 +55,8 @@ def _refuse_changes(directory: Run, info: Mapping[str, Any], assembly: Assembly,
         old = read(directory.recipe_file)
     except Mistake as mistake:
         raise Mistake(f"{directory.recipe_file}: damaged, or of another version: {mistake}") from mistake
-    known = {*flat(old), *flat(assembly.recipe), "classes", *(f"fingerprints.{name}" for name in assembly.fingerprints)}
+    prints = {f"fingerprints.{name}" for name in (*info["fingerprints"], *assembly.fingerprints)}
+    known = {*flat(old), *flat(assembly.recipe), "classes", *prints}
     for allowed in allow_change:
         if not any(key == allowed or key.startswith(allowed + ".") for key in known):
             raise Mistake(f"--allow-change {allowed}: the recipe has no such key{nearest(allowed, known)}")

@@ -34,6 +34,7 @@ from segdistill.checkpoint import (
     under,
 )
 from segdistill.data import need_readable, to_device, training_batches
+from segdistill.frames import FRAMES, keys_of
 from segdistill.gradients import prove, pulls
 from segdistill.mistakes import Mistake
 from segdistill.optim import Moments, optimiser, rate, set_rate
@@ -170,7 +171,7 @@ class Work:
         self.best: dict[str, float] = {}
         self.skipped: list[dict[str, Any]] = []
         self.bad: dict[str, str] = {}
-        """Samples of the training split that could not be read, and why."""
+        """Samples of the training split and frames that could not be read, and why."""
         self.random: dict[str, Tensor] = {}
         self.numbers: dict[str, dict[str, float]] = {}
         self.window: dict[str, tuple[Tensor, int]] = {}
@@ -230,6 +231,7 @@ class Work:
             batch=micro_batch(self.recipe, self.accelerator.num_processes),
             rank=self.accelerator.process_index,
             ranks=self.accelerator.num_processes,
+            frames=self.assembly.frames,
             pin=self.accelerator.device.type == "cuda",
         )
 
@@ -356,19 +358,31 @@ class Work:
 
     def _tell_bad(self, fresh: Mapping[str, str]) -> None:
         if self.accelerator.is_main_process:
-            for key, why in fresh.items():
-                print(f"segdistill: train: another sample takes the place of {key}: {why}", file=sys.stderr)
+            for source, bad in self._by_source(fresh).items():
+                for key, why in bad.items():
+                    print(f"segdistill: {source}: another sample takes the place of {key}: {why}", file=sys.stderr)
             self._write_bad()
         self._need_readable()
 
+    def _by_source(self, bad: Mapping[str, str]) -> dict[str, dict[str, str]]:
+        """Of bad samples, those of the training split and those of the frames, where there are any."""
+        of_frames = keys_of(self.assembly.frames, list(bad))
+        found = {"train": {key: why for key, why in bad.items() if key not in of_frames}}
+        if self.assembly.frames is not None:
+            found[FRAMES] = {key: why for key, why in bad.items() if key in of_frames}
+        return found
+
     def _need_readable(self) -> None:
-        aside = self.assembly.set_aside["train"]
-        count = len(self.assembly.train) + len(aside)
-        need_readable("data: train", {**aside, **self.bad}, count, self.recipe.data.bad_share)
+        for source, bad in self._by_source(self.bad).items():
+            aside = self.assembly.set_aside.get(source, {})
+            dataset = self.assembly.train if source == "train" else self.assembly.frames
+            assert dataset is not None
+            need_readable(f"data: {source}", {**aside, **bad}, len(dataset) + len(aside), self.recipe.data.bad_share)
 
     def _write_bad(self) -> None:
         aside = self.assembly.set_aside
-        write_json(self.directory.bad_samples_file, {**aside, "train": {**aside["train"], **self.bad}})
+        bad = {source: {**aside.get(source, {}), **found} for source, found in self._by_source(self.bad).items()}
+        write_json(self.directory.bad_samples_file, {**aside, **bad})
 
     def conclude(self, step: int) -> None:
         """After the last step, whose checkpoint is written: every probe once more, and the last weights. When it is

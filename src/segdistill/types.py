@@ -46,7 +46,7 @@ class Shown(NamedTuple):
     """
 
     sample: Int64[Tensor, "b"]
-    """Its index in the training split."""
+    """Its index in the training split; frames follow it."""
     checksum: Int64[Tensor, "b"]
     """Of the sample's image (`data.checksum`)."""
     axes: Float32[Tensor, "b 2 2"]

@@ -69,6 +69,37 @@ class Dataset(ABC):
         """The same set with these of its samples."""
         return _Part(self, indices)
 
+    def without_labels(self, indices: Iterable[int]) -> "Dataset":
+        """The same set; the labels of these of its samples are void."""
+        return _Withheld(self, indices)
+
+
+@final
+class _Withheld(Dataset):
+    """A dataset some of whose labels are void; to know how many there are, they are read."""
+
+    def __init__(self, dataset: Dataset, indices: Iterable[int]) -> None:
+        self.dataset, self.withheld = dataset, frozenset(indices)
+        self.classes = dataset.classes
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample = self.dataset[index]
+        return sample._replace(labels=torch.full_like(sample.labels, IGNORE)) if index in self.withheld else sample
+
+    def labels(self, index: int) -> np.ndarray:
+        labels = self.dataset.labels(index)
+        return np.full_like(labels, IGNORE) if index in self.withheld else labels
+
+    def key(self, index: int) -> str:
+        return self.dataset.key(index)
+
+    def fingerprint(self) -> str:
+        said = f"{self.dataset.fingerprint()} without the labels of {sorted(self.withheld)}"
+        return hashlib.sha256(said.encode()).hexdigest()[:16]
+
 
 @final
 class _Part(Dataset):
@@ -89,6 +120,9 @@ class _Part(Dataset):
 
     def key(self, index: int) -> str:
         return self.dataset.key(self.indices[index])
+
+    def without_labels(self, indices: Iterable[int]) -> Dataset:
+        return _Part(self.dataset.without_labels([self.indices[index] for index in indices]), self.indices)
 
     def fingerprint(self) -> str:
         return hashlib.sha256(f"{self.dataset.fingerprint()}:{self.indices}".encode()).hexdigest()[:16]
@@ -180,6 +214,13 @@ class FileDataset(Dataset):
         fewer = copy(self)
         fewer.pairs, fewer._fingerprint = [self.pairs[index] for index in indices], None
         return fewer
+
+    def without_labels(self, indices: Iterable[int]) -> "FileDataset":
+        """Their files are not read."""
+        withheld, changed = set(indices), copy(self)
+        changed.pairs = [pair._replace(labels=None) if i in withheld else pair for i, pair in enumerate(self.pairs)]
+        changed._fingerprint = None
+        return changed
 
     def fingerprint(self) -> str:
         if self._fingerprint is None:

@@ -5,7 +5,8 @@ beginning to its end, here any sample is looked up, so that sampling, order and 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from fnmatch import translate
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -115,6 +116,12 @@ class Archive(Dataset):
 
     def key(self, index: int) -> str:
         return self.keys[index]
+
+    def without_labels(self, indices: Iterable[int]) -> "Archive":
+        changed = copy(self)
+        changed.places = self.places.copy()
+        changed.places[list(indices), len(NOWHERE) :] = NOWHERE
+        return changed
 
     def fingerprint(self) -> str:
         """From the tables and every header: names, sizes and dates of all files; a copy on another disk has the same.

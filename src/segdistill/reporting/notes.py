@@ -24,14 +24,21 @@ def _unfair(found: Comparison) -> list[str]:
     if found.baseline is None or found.distilled is None:
         return []
     one, other = found.baseline.first, found.distilled.first
+    both = one.reading, other.reading
     changes = differences(one.reading.recipe, other.reading.recipe)
     unlike = {key: values for key, values in changes.items() if key.startswith(FAIR)}
     fewer, more = unlike.pop("data.unlabelled", (0, 0))
     extra = (
         f"{other.name} also saw {more} frames without labels ({one.name}: {fewer}), on which only the teacher speaks."
     )
+    shown = {key: values for key, values in unlike.items() if key.startswith("data.frames")}
+    unlike = {key: values for key, values in unlike.items() if key not in shown}
     text = "; ".join(f"{key} is {before} against {after}" for key, (before, after) in unlike.items())
     said = [f"Not like for like: {one.name} and {other.name} differ beyond distillation ({text})."] if text else []
+    if shown:
+        rates = [0.0 if reading.recipe.data.frames is None else reading.recipe.data.frames.rate for reading in both]
+        share = f"Of the crops of {other.name} {rates[1]:g} are frames without labels ({one.name}: {rates[0]:g})"
+        said.append(f"{share}, on which only teachers speak.")
     return said + ([extra] if fewer != more else [])
 
 

@@ -44,6 +44,21 @@ class DatasetSuite(Suite):
         assert not set(parts.signature(part)) & set(DataSpec.model_fields)
         assert parts.facts(part) == ["split"]
 
+    def test_labels_that_are_withheld_are_void_and_nothing_else_changes(self, opened: Opened) -> None:
+        dataset = opened("train")
+        part = dataset.without_labels([0])
+        assert len(part) == len(dataset) and part.classes == dataset.classes and part.key(0) == dataset.key(0)
+        for i in range(len(dataset)):
+            assert torch.equal(part[i].image, dataset[i].image) and part[i].labels.shape == dataset[i].labels.shape
+            assert np.array_equal(part[i].labels.numpy(), part.labels(i)) and part[i].key == dataset[i].key
+            assert np.array_equal(part.labels(i), np.full_like(part.labels(i), IGNORE) if i == 0 else dataset.labels(i))
+        last = len(dataset) - 1
+        turned = dataset.only(range(last, -1, -1)).without_labels([0])
+        assert (turned.labels(0) == IGNORE).all()
+        assert last == 0 or np.array_equal(turned.labels(last), dataset.labels(0))
+        if (dataset.labels(0) != IGNORE).any():
+            assert part.fingerprint() != dataset.fingerprint()
+
     @pytest.mark.parametrize("split", ["train", "val"])
     def test_samples(self, opened: Opened, split: str) -> None:
         dataset = opened(split)
