@@ -73,7 +73,7 @@ def plan(recipe: Recipe | Path | str, settings: tuple[str, ...] = (), steps: int
         first = to_device(next(batches), device)
         pulled = _pulled(system, frozen, first)
         warned = warnings(system, frozen, first, pulled, assembly.class_maps) + unheard(system, recipe.data)
-        warned += _of_sizes(assembly) + _idle(system, recipe.steps)
+        warned += [*_of_sizes(assembly), *_idle(system, recipe.steps)]
     seconds: list[float] = []
     for step in range(steps + 1):
         begin = time.perf_counter()
