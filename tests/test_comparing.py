@@ -42,8 +42,16 @@ def test_a_study_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[s
     before = {file: file.stat().st_mtime_ns for file in out.rglob("log.jsonl")}
     again, _, _ = compare(study, out, settings=SHORT, at_once=2)
     assert again == table and before == {file: file.stat().st_mtime_ns for file in out.rglob("log.jsonl")}
+    # What W&B leaves in a run leads out of the study.
+    (out / "arms" / "labels-3" / "wandb").mkdir()
+    (out / "arms" / "labels-3" / "wandb" / "debug-core.log").symlink_to(tmp_path / "elsewhere.log")
+    assert compare(study, out, settings=SHORT).table == table
+    (out / "arms" / "wandb").symlink_to(tmp_path)
+    with pytest.raises(Mistake, match="wandb: a link that leads out"):
+        compare(study, out, settings=SHORT)
+    (out / "arms" / "wandb").unlink()
     # A teacher that was trained again is another one; so are its arms.
-    shutil.copytree(out, tmp_path / "other")
+    shutil.copytree(out, tmp_path / "other", symlinks=True)
     shutil.rmtree(tmp_path / "other" / "teachers" / "big2")
     with pytest.raises(Mistake, match=r"late-T1-3: (was trained with|learned from another teacher)"):
         compare(study, tmp_path / "other", settings=[*SHORT, "teachers.big2.set.seed=9"], at_once=2)
@@ -58,9 +66,9 @@ def test_a_study_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_what_fails_is_told_and_the_rest_is_done(tmp_path: Path) -> None:
     """The teacher of an arm cannot be trained; the baseline can."""
     study, out = written(tmp_path), tmp_path / "out"
-    broken = "teachers={big2: {recipe: plain.yaml, set: {data.kind: camvid, data.root: nowhere, data.count: null}}}"
+    broken = "teachers={big2: {recipe: plain.yaml, set: {models.student: {weights: nowhere}}}}"
     with pytest.raises(
-        RuntimeError, match=r"3 of 5 runs failed: teachers/big2: data.*; late-T1-3: teachers/big2 failed"
+        RuntimeError, match=r"3 of 5 runs failed: teachers/big2: .*nowhere.*; late-T1-3: teachers/big2 failed"
     ):
         compare(study, out, settings=[broken, *SHORT], at_once=2)
     assert {Run(out / "arms" / f"labels-{seed}").info()["finished"] for seed in (3, 5)} == {4}
@@ -96,6 +104,9 @@ def test_what_would_be_found_out_only_afterwards(tmp_path: Path) -> None:
         compare(study, tmp_path / "out", settings=["analyses=[dark_knowlege]"])
     with pytest.raises(Mistake, match=r"teachers/big: probes: .* measure"):
         compare(study, tmp_path / "out", settings=["set.probes={}"])
+    nowhere = "set.data={kind: camvid, root: nowhere}"
+    with pytest.raises(Mistake, match=r"teachers/big: nowhere.*: there is no such folder"):
+        compare(study, tmp_path / "out", settings=[nowhere])
     assert not (tmp_path / "out").exists()
 
 

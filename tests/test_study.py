@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from segdistill.mistakes import Mistake
-from segdistill.recipe import read
+from segdistill.recipe import Recipe, read
 from segdistill.study import jobs, read_study
 from small import content
 
@@ -96,6 +96,16 @@ def test_a_mapping_that_stands_twice_is_set_once(tmp_path: Path) -> None:
     assert widths == {"student": 8, "other": 4}
 
 
+def test_a_study_is_told_from_a_recipe(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    with pytest.raises(Mistake, match=r"is a study, not a recipe; segdistill compare "):
+        read(file)
+    with pytest.raises(Mistake, match=r"steps: a key of recipes; for every run of the study it is set\.steps"):
+        read_study(file, ["steps=6"])
+    with pytest.raises(Mistake, match=r"seed: .*set\.seed"):
+        read_study(file, ["seed=6"])
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
@@ -119,7 +129,7 @@ def test_a_mapping_that_stands_twice_is_set_once(tmp_path: Path) -> None:
         ({"seeds": []}, "seeds: .*at least 1"),
         ({"arms": {}, "grid": {}, "baseline": None}, "there are no arms; expected arms, or a grid"),
         ({"arms": {"a b": {}}}, "'a b': a name is at most 64 letters"),
-        ({"arm": {}}, r"arm: unknown key; a recipe accepts .* \(did you mean 'arms'\?\)"),
+        ({"arm": {}}, r"arm: unknown key; a study accepts .* \(did you mean 'arms'\?\)"),
         ({"arms": {"labels": {"recipes": "x"}}}, r"arms.labels.recipes: unknown key; .*did you mean 'recipe'"),
         ({"arms": {"labels": {"recipe": "plane.yaml"}}}, r"plane.yaml: no such recipe \(did you mean 'plain.yaml'\?\)"),
         ({"arms": {"labels": {"recipe": "plain.yaml", "set": {"step": 3}}}}, r"labels: step: unknown key; .*'steps'"),
@@ -134,6 +144,15 @@ def test_whatever_does_not_fit_is_a_sentence(tmp_path: Path, more: dict[str, obj
         jobs(read_study(written(tmp_path, **more)), tmp_path, tmp_path)
 
 
+def student_updates(recipe: Recipe) -> float:
+    """Steps in which the node `student` learns."""
+    ring = [phase for phase in recipe.phases if phase.last is None]
+    long = [float(phase.steps or phase.epochs or 0) for phase in ring]
+    hers = [any(recipe.losses[name].student.split(".")[0] == "student" for name in phase.losses) for phase in ring]
+    share = sum(each for each, learns in zip(long, hers, strict=True) if learns) / sum(long) if ring else 1.0
+    return recipe.steps * share
+
+
 def test_the_shipped_studies_are_sound(repository: Path, tmp_path: Path) -> None:
     files = sorted((repository / "recipes" / "studies").glob("*.yaml"))
     assert files
@@ -144,5 +163,6 @@ def test_the_shipped_studies_are_sound(repository: Path, tmp_path: Path) -> None
         for job in found:  # a study is fair: what learns from a teacher has the schedule of what does not
             if job.arm is not None:
                 first = next(each for each in found if each.arm is not None)
-                assert (job.recipe.steps, job.recipe.optim) == (first.recipe.steps, first.recipe.optim)
+                assert student_updates(job.recipe) == first.recipe.steps
+                assert job.recipe.optim.model_copy(update={"states": "shared"}) == first.recipe.optim
         read(file.parent / read_study(file).recipe)

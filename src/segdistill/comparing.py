@@ -20,7 +20,7 @@ from typing import NamedTuple, final
 
 from segdistill import parts
 from segdistill.analysing import analyse
-from segdistill.assemble import load, weights
+from segdistill.assemble import load, open_split, weights
 from segdistill.checkpoint import digest, read_temperature
 from segdistill.intervals import interval
 from segdistill.mistakes import Mistake
@@ -65,6 +65,7 @@ def compare(study: Path | str, out: Path | None = None, *, settings: Sequence[st
     for job in todo:
         if "measure" not in job.recipe.probes:
             raise Mistake(f"{job.name}: probes: a comparison is made of what the probe measure finds; add it")
+    _need_data(todo)
     with Run(folder).held():
         for job in todo:
             _write_recipe(job, folder)
@@ -76,6 +77,24 @@ def compare(study: Path | str, out: Path | None = None, *, settings: Sequence[st
     runs = [job.run for job in todo if job.arm is not None] + [job.run for job in todo if job.arm is None]
     pages = [analyse(kind, runs, folder / kind).page for kind in spec.analyses]
     return Compared(table, folder, pages)
+
+
+def _need_data(todo: Sequence[Job]) -> None:
+    """What every run would find out for itself, one after the other.
+
+    Raises:
+        Mistake: a split of some run is not there.
+    """
+    seen: set[str] = set()
+    for job in todo:
+        data = job.recipe.data
+        for split in (data.train, data.validate_on):
+            if (said := f"{split} of {data.model_dump_json()}") not in seen:
+                try:
+                    open_split(data, split)
+                except Mistake as mistake:
+                    raise Mistake(f"{job.name}: {mistake}") from mistake
+            seen.add(said)
 
 
 def _write_recipe(job: Job, folder: Path) -> None:
@@ -175,6 +194,7 @@ class _Work:
                     self._end(job)
                 elif len(self.running) < self.at_once:
                     self.waiting.remove(job)
+                    print(f"{job.name}: begins; its log: {_log_file(job, self.folder)}", file=sys.stderr)
                     self.running[job.name] = (job, self._process(job, command))
 
     def _process(self, job: Job, command: Sequence[str]) -> subprocess.Popen[bytes]:

@@ -199,8 +199,10 @@ def explain(
     where: str,
     accepted: Callable[[Sequence[int | str]], Iterable[str]],
     chosen: Sequence[str] = (),
+    *,
+    what: str = "a recipe",
 ) -> str:
-    """Pydantic's findings as one sentence that starts with the path in the recipe.
+    """Pydantic's findings as one sentence that starts with the path in the recipe, or in `what`.
 
     `chosen` is the place of what its `kind` tells apart: pydantic puts the kind into the paths below, nobody else does.
     """
@@ -219,7 +221,7 @@ def explain(
             message = re.sub(theirs, ours, message)
         if found["type"] == "extra_forbidden":
             known = list(accepted(found["loc"][:-1]))
-            parent = path.rpartition(".")[0] or "a recipe"
+            parent = path.rpartition(".")[0] or what
             sentences.append(f"{path}: unknown key; {parent} accepts {one_of(known)}{nearest(name, known)}")
         elif found["type"] == "missing":
             typed = [str(key) for key in found["input"]] if isinstance(found["input"], Mapping) else []

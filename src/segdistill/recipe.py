@@ -384,7 +384,10 @@ def read(path: Path | str, settings: Sequence[str] = ()) -> Recipe:
     Raises:
         Mistake: no such file, no YAML, or a recipe that says something we do not understand.
     """
-    return parse(override(mapping(path, "a recipe", Recipe.model_fields), settings))
+    content = mapping(path, "a recipe", Recipe.model_fields)
+    if "recipe" in content and content.keys() & {"arms", "grid", "teachers"}:
+        raise Mistake(f"{path}: is a study, not a recipe; segdistill compare {path}")
+    return parse(override(content, settings))
 
 
 def mapping(path: Path | str, what: str, keys: Iterable[str]) -> dict[str, Any]:

@@ -110,7 +110,9 @@ class Run:
         """The mistake of a run directory in which a link leads out: what it names would be read, or deleted."""
         home = self.path.resolve()
         for folder, folders, files in os.walk(self.path):
-            if Path(folder) == self.path and "wandb" in folders:
+            if "wandb" in folders and (
+                Path(folder) == self.path or "recipe.yaml" in files
+            ):  # of a run, or of a study's
                 folders.remove("wandb")  # W&B's own, with links to its logs; we neither read nor delete there
             for place in (Path(folder, name) for name in (*folders, *files)):
                 if place.is_symlink() and not place.resolve().is_relative_to(home):

@@ -132,18 +132,20 @@ def read_study(path: Path | str, settings: Sequence[str] = ()) -> StudySpec:
     inside = [setting for setting in settings if re.match(_INSIDE, setting)]
     content = override(content, [setting for setting in settings if setting not in inside])
     for setting in inside:  # the keys of `set` have dots of their own
-        path, equals, value = setting.partition("=")
-        place, _, key = path.partition("set.")
+        name, equals, value = setting.partition("=")
+        place, _, key = name.partition("set.")
         settings_there = f"{place}set"
         content = override(content, [] if _at(content, settings_there) else [f"{settings_there}={{}}"])
         there = _at(content, settings_there)
         if not isinstance(there, dict):
-            raise Mistake(f"{path}: {settings_there} is no mapping")
+            raise Mistake(f"{name}: {settings_there} is no mapping")
         there[key] = override({}, [f"value{equals}{value}"]).get("value")
+    for key in content.keys() & (Recipe.model_fields.keys() - StudySpec.model_fields.keys()):
+        raise Mistake(f"{path}: {key}: a key of recipes; for every run of the study it is set.{key}")
     try:
         return StudySpec.model_validate(content)
     except ValidationError as error:
-        raise Mistake(f"{path}: {explain(error, '', _accepted)}") from error
+        raise Mistake(f"{path}: {explain(error, '', _accepted, what='a study')}") from error
 
 
 def jobs(study: StudySpec, beside: Path, folder: Path) -> list[Job]:
