@@ -12,7 +12,7 @@ from segdistill.assemble import assemble
 from segdistill.data import training_batches
 from segdistill.probes.measure import Measure
 from segdistill.recipe import read
-from segdistill.training import accelerate
+from segdistill.training import accelerate, leave
 
 
 def main(recipe_file: str, out: str) -> None:
@@ -48,7 +48,7 @@ def main(recipe_file: str, out: str) -> None:
         said = {"void": void, "counts": {name: confusion.counts.tolist() for name, confusion in counts.items()}}
         said["numbers"] = dict(found.numbers)
         (Path(out) / "said.json").write_text(json.dumps(said))
-    accelerator.end_training()
+    leave(accelerator)
 
 
 if __name__ == "__main__":

@@ -286,7 +286,30 @@ def torchrun(processes: int, *arguments: str) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     command = [*launcher, *arguments] if processes > 1 else [sys.executable, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    subprocess.run(command, check=True, env=environment, capture_output=True)
+    subprocess.run(command, check=True, env=environment, capture_output=True, timeout=600)
+
+
+@pytest.mark.slow
+def test_two_processes_end(tmp_path: Path) -> None:
+    """One that does not give up Python's lock by itself: without a nap a third of these never did."""
+    script = tmp_path / "leaves.py"
+    script.write_text(
+        "import sys\n"
+        "import torch, torch.distributed as dist\n"
+        "from accelerate import Accelerator\n"
+        "from segdistill.training import leave\n"
+        "sys.setswitchinterval(100)\n"
+        "def main():\n"
+        "    accelerator = Accelerator(cpu=True)\n"
+        "    model = accelerator.prepare_model(torch.nn.Linear(4, 4))\n"
+        "    model(torch.ones(2, 4)).sum().backward()\n"
+        "    for _ in range(20):\n"
+        "        dist.all_gather_object([None, None], list(range(1000)))\n"
+        "    leave(accelerator)\n"
+        "main()\n"
+    )
+    for _ in range(3):
+        torchrun(2, str(script))
 
 
 def ranks(processes: int, recipe: Recipe, folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, list[object]]]:

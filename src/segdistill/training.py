@@ -52,6 +52,8 @@ MAX_SKIPS, SKIPS_WITHIN = 10, 100
 """So many updates among so many whose loss or gradient is not finite, and a run gives up."""
 KEPT_SKIPS = 2
 """States before such an update that are kept, for `replay`."""
+LET_GO = 0.2
+"""Seconds in which gloo's threads let go of their tensors."""
 
 
 def train(
@@ -104,8 +106,19 @@ def train(
         try:
             work.run()
         finally:
-            accelerator.end_training()
+            leave(accelerator)
     return directory
+
+
+def leave(accelerator: Accelerator) -> None:
+    """The end of the process group; nothing is asked of the other processes any more.
+
+    torch's destructor of it holds Python's lock while it waits for gloo's threads; one of them that has not let go of its
+    last tensor yet waits for that lock, and the process never ends. Asleep we do not hold it.
+    """
+    if accelerator.num_processes > 1:
+        time.sleep(LET_GO)
+    accelerator.end_training()
 
 
 def default_run(recipe: Recipe | Path | str) -> Path:
