@@ -94,23 +94,23 @@ def reliability(folder: Path) -> None:
 
 def gains(folder: Path) -> None:
     """What students gained against what their teacher says on training crops; bars are 95 % over seeds."""
-    measures = {row["voice"]: row for row in rows(folder, "measures")
-                if (row["split"], row["region"]) == ("train", "whole")}  # fmt: skip
+    measures = {(row["voice"], row["split"]): row for row in rows(folder, "measures") if row["region"] == "whole"}
     students = rows(folder, "students")
     temperatures = sorted({float(row["temperature"]) for row in students})
     shown = {
-        "mean_iou": "mIoU of the teacher",
+        "mean_iou": "mIoU of the teacher on val, %",
         "entropy": "entropy, nats",
         "dark": "dark knowledge D, nats",
         "nll": "NLL, nats",
     }
     figure, axes = plt.subplots(1, len(shown), figsize=(11, 3.4), sharey=True, layout="constrained")
     for axis, (measure, label) in zip(axes, shown.items(), strict=True):
-        values = [float(row[measure]) for row in measures.values()]
-        step = 0.015 * (max(values) - min(values))
+        unit, split = (100, "val") if measure == "mean_iou" else (1, "train")
+        values = {voice: unit * float(measures[voice, split][measure]) for voice in names(folder)}
+        step = 0.015 * (max(values.values()) - min(values.values()))
         for shift, temperature in enumerate(temperatures):
             of_it: Sequence[Row] = [row for row in students if float(row["temperature"]) == temperature]
-            across = [float(measures[row["voice"]][measure]) + (shift - 1) * step for row in of_it]
+            across = [values[row["voice"]] + (shift - 1) * step for row in of_it]
             up = [100 * float(row["gain"]) for row in of_it]
             low, high = ([100 * float(row[key]) for row in of_it] for key in ("low", "high"))
             error = [np.subtract(up, low), np.subtract(high, up)]
@@ -118,7 +118,7 @@ def gains(folder: Path) -> None:
         axis.axhline(0, color="0.6", linewidth=0.8)
         axis.set_xlabel(label)
     axes[0].set_ylabel("gain of the student, points of mIoU")
-    axes[0].legend(frameon=False, fontsize=8)
+    axes[0].legend(frameon=False, fontsize=8, loc="lower center", ncols=3, columnspacing=0.8, handletextpad=0)
     save(figure, "dark-gains")
 
 

@@ -113,8 +113,8 @@ def train(
 def leave(accelerator: Accelerator) -> None:
     """The end of the process group; nothing is asked of the other processes any more.
 
-    torch's destructor of it holds Python's lock while it waits for gloo's threads; one of them that has not let go of its
-    last tensor yet waits for that lock, and the process never ends. Asleep we do not hold it.
+    torch's destructor of it holds Python's lock while it waits for gloo's threads; one of them that has not let go of
+    its last tensor yet waits for that lock, and the process never ends. Asleep we do not hold it.
     """
     if accelerator.num_processes > 1:
         time.sleep(LET_GO)
