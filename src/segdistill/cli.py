@@ -153,7 +153,8 @@ def calibrate(
         print(json.dumps({**_findings(found), "file": str(file)}))
         return
     _print(found.tables["calibration"])
-    print(f"Of {found.numbers['pixels']:,.0f} labelled pixels, in {found.numbers['looks']:.0f} looks. Written: {file}")
+    told = f"{found.numbers['pixels']:,.0f} labelled pixels of '{json.loads(file.read_text())['split']}'"
+    print(f"Over {told}, which was looked at {found.numbers['looks']:.0f} times. Written: {file}")
 
 
 @app.command()
@@ -307,7 +308,8 @@ def data_check(
         said = {"bad": [each._asdict() for each in errors], "warnings": [each._asdict() for each in warnings]}
         print(json.dumps({**said, "classes": _rows(found.classes)}))
     else:
-        _print(found.classes)
+        if found.classes.rows:  # there are none where no split could be opened
+            _print(found.classes)
         for sentence in found.sentences():
             print(sentence)
         print(f"{len(errors)} errors, {len(warnings)} warnings")
