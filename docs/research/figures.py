@@ -1,6 +1,6 @@
 """The plots of dark-knowledge.md, from the folder that `segdistill analyse dark_knowledge` wrote.
 
-.venv/bin/python docs/research/figures.py runs/teacher_entropy/analyses/dark_knowledge
+.venv/bin/python docs/research/figures.py runs/teacher_entropy/dark_knowledge
 """
 
 import csv
