@@ -17,6 +17,7 @@ from segdistill.mistakes import Mistake
 from segdistill.run import Run
 from test_study import written
 
+AVERAGE = {"models.slow": {"follows": "student", "decay": 0.9}}
 pytestmark = pytest.mark.usefixtures("no_plugins")
 SHORT = ("grid.temperature={T1: {}}", "grid.teacher={late: {models.teacher.weights: '{folder}/teachers/big2'}}")
 
@@ -60,6 +61,19 @@ def test_a_study_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[s
         Mistake, match=r"was trained with optim\.lr 0\.01, and the study says 0\.02; delete it, or use --out"
     ):
         compare(study, out, settings=[*SHORT, "set.optim.lr=0.02"])
+
+
+@pytest.mark.slow
+def test_both_networks_of_an_arm_stand_in_the_table(tmp_path: Path) -> None:
+    """A moving average, too, even one from which nobody learns; its gain is over the student that it follows."""
+    arms = {"labels": {"recipe": "plain.yaml"}, "average": {"recipe": "plain.yaml", "set": AVERAGE}}
+    table, _, _ = compare(written(tmp_path, arms=arms, teachers={}, grid={}, seeds=[3, 5]), tmp_path / "out")
+    rows = {(row[0], row[1]): row for row in table.rows}
+    assert list(rows) == [("labels", "student"), ("average", "student"), ("average", "slow")]
+    assert rows["average", "student"][3] == rows["labels", "student"][3] and rows["average", "student"][5] == 0
+    run = Run(tmp_path / "out" / "arms" / "average-5").last_findings("measure")
+    assert run is not None and run.numbers["slow/mean_iou"] != run.numbers["student/mean_iou"]
+    assert rows["average", "slow"][5] == pytest.approx(rows["average", "slow"][3] - rows["labels", "student"][3])
 
 
 @pytest.mark.slow

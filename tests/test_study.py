@@ -161,8 +161,23 @@ def test_the_shipped_studies_are_sound(repository: Path, tmp_path: Path) -> None
         assert len({job.name for job in found}) == len(found)
         assert f"segdistill compare recipes/studies/{file.name}" in file.read_text().splitlines()[0]
         for job in found:  # a study is fair: what learns from a teacher has the schedule of what does not
-            if job.arm is not None:
+            if job.arm is not None and not job.arm.startswith("clock_"):
                 first = next(each for each in found if each.arm is not None)
                 assert student_updates(job.recipe) == first.recipe.steps
                 assert job.recipe.optim.model_copy(update={"states": "shared"}) == first.recipe.optim
+
+
+def test_equal_time_is_equal_but_for_the_length(repository: Path, tmp_path: Path) -> None:
+    """A `clock_` arm is the arm of that name, its schedule drawn out or pressed together as a whole."""
+    file = repository / "recipes" / "studies" / "online.yaml"
+    arms = {job.arm: job.recipe for job in jobs(read_study(file), file.parent, tmp_path) if job.recipe.seed == 1}
+    pressed = {arm: recipe for arm, recipe in arms.items() if arm is not None and arm.startswith("clock_")}
+    assert len(pressed) == 8
+    for arm, recipe in pressed.items():
+        plain = arms[arm.removeprefix("clock_")]
+        factor = recipe.steps / plain.steps
+        optim = {"warmup": round(plain.optim.warmup * factor)}
+        ramps = {name: loss.model_copy(update={"ramp": loss.ramp * factor}) for name, loss in plain.losses.items()}
+        length = {"steps": recipe.steps, "log": recipe.log, "losses": ramps}
+        assert recipe == plain.model_copy(update={**length, "optim": plain.optim.model_copy(update=optim)}), arm
         read(file.parent / read_study(file).recipe)

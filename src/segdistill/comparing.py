@@ -255,13 +255,13 @@ class _Score(NamedTuple):
 
 
 def _scores(job: Job) -> dict[str, _Score]:
-    """Of the networks that a finished run trained."""
+    """Of the networks of a finished run that changed in it: those that learned, and their moving averages."""
     run = Run(job.run)
     found = [each for _, each in run.findings("measure")]
     if not found:
         raise Mistake(f"{job.run}: it has no findings of the probe measure, which a comparison is made of")
     seconds = float(run.info().get("seconds", 0.0))
-    keys = {name: f"{name}/mean_iou" for name in job.recipe.trained()}
+    keys = {name: f"{name}/mean_iou" for name, spec in job.recipe.models.items() if not spec.frozen}
     return {
         name: _Score(found[-1].numbers[key], max(each.numbers[key] for each in found), seconds)
         for name, key in keys.items()
@@ -276,7 +276,7 @@ def _table(todo: Sequence[Job], baseline: str | None) -> Table:
     against = by_arm[baseline] if baseline is not None else {}
     rows: list[list[Cell]] = []
     for arm, seeds in by_arm.items():
-        for network in recipes[arm].trained():
+        for network in next(iter(seeds.values())):
             scores = [100 * each[network].last for each in seeds.values()]
             mean, half = interval(scores)
             gain, gain_half = None, None
@@ -292,7 +292,7 @@ def _table(todo: Sequence[Job], baseline: str | None) -> Table:
 
 def _same(recipe: Recipe, network: str, baseline: Recipe) -> str | None:
     """The baseline's network of the same architecture."""
-    mine = recipe.models[network]
+    mine = recipe.models[recipe.models[network].follows or network]
     for name in baseline.trained():
         spec = baseline.models[name]
         if (spec.kind, spec.parameters) == (mine.kind, mine.parameters):
