@@ -248,7 +248,7 @@ class OptimSpec(_Spec):
     """Of the poly schedule."""
     warmup: int = Field(default=0, ge=0)
     clip: float | None = Field(default=None, gt=0)
-    """Largest norm of the whole gradient."""
+    """Largest norm of each network's gradient."""
     states: Literal["shared", "phases"] = "shared"
     """phases: each phase has moments of its own, so that one loss's gradient does not scale another's."""
     accumulate: int = Field(default=1, gt=0)

@@ -168,6 +168,11 @@ class System(nn.Module):
         assert isinstance(edge, Edge)
         return edge
 
+    def learned_by(self, node: str) -> list[nn.Parameter]:
+        """A network's weights, and what its edges have of their own."""
+        edges = (edge for name, edge in self.edges.items() if self.edge(name).student.node == node)
+        return [p for module in (self.models[node], *edges) for p in module.parameters()]
+
     def listened_to(self, step: int | None) -> set[str]:
         """The nodes that somebody learns from in this step; None: in any."""
         return {self.edge(name).target.node for name in self.acting(step)} - {LABELS}

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, gather_object
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from segdistill import assemble as house
@@ -294,9 +294,7 @@ class Work:
 
     def _step(self, parts: Sequence[Step]) -> tuple[Tensor, Tensor, bool]:
         """The optimiser's, if loss and gradient are finite everywhere: the loss, the gradient's norm, and whether."""
-        limit = self.recipe.optim.clip or math.inf
-        norm = self.accelerator.clip_grad_norm_(self.system.parameters(), limit)
-        assert isinstance(norm, Tensor)
+        norm = self._clip()
         loss = torch.stack([part.loss.detach() for part in parts]).mean()
         sane = loss.isfinite().float()
         if self.accelerator.num_processes > 1:  # the gradient is everybody's, the loss each one's own
@@ -308,6 +306,14 @@ class Work:
             self.accelerator.scaler.update(self.accelerator.scaler.get_scale())
         self.optimizer.zero_grad()
         return loss, norm, finite
+
+    def _clip(self) -> Tensor:
+        """Every network's gradient by itself, or one would shorten the steps of another; the norm of them all."""
+        limit = self.recipe.optim.clip or math.inf
+        self.accelerator.unscale_gradients()
+        learned = (self.system.learned_by(name) for name in self.system.models)
+        moved = [own for own in learned if any(p.grad is not None for p in own)]
+        return torch.stack([nn.utils.clip_grad_norm_(own, limit) for own in moved]).norm()
 
     def watch(self, step: int, result: Step | None) -> None:
         """After `step` updates: log, probe, checkpoint; each knows its own `every`."""
