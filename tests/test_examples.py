@@ -170,3 +170,153 @@ def test_a_student_friendly_teacher_trains_and_teaches_without_its_branches(
     for branches in (0, 4):
         with pytest.raises(Mistake, match="branches: expected 1 to 3"):
             friendly.StudentFriendly(4, 2, 3, branches, num_classes=5)
+
+
+# Branches that learn from their ensemble
+
+
+@pytest.fixture
+def branches(repository: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(repository / "examples"))
+    allow_plugin("branches")
+    return import_module("branches")
+
+
+@pytest.mark.parametrize("normalisation", ["batch", "group"])
+def test_the_ensemble_is_the_gated_sum_of_the_branches(branches: ModuleType, normalisation: str) -> None:
+    torch.manual_seed(0)
+    model = branches.NativeEnsemble(4, 2, 3, normalisation, num_classes=5)
+    image = torch.rand(2, 3, 33, 47)
+    for training in (True, False):
+        said = model.train(training)(image)
+        assert list(said) == list(model.stages)
+        assert all(said[name].shape == (2, 5, 33, 47) for name in ("logits", "branch2", "branch3", "ensemble"))
+        gate = model.gate(said["bottleneck"].mean((2, 3)))
+        torch.testing.assert_close(gate.sum(1), torch.ones(2))
+        assert gate.shape == (2, 3) and gate.min() > 0 and gate.std() > 1e-3, "it prefers one branch to another"
+        naive = torch.stack(
+            [
+                mine[0] * said["logits"][i] + mine[1] * said["branch2"][i] + mine[2] * said["branch3"][i]
+                for i, mine in enumerate(gate)
+            ]
+        )
+        torch.testing.assert_close(said["ensemble"], naive)
+        pull, naive_pull = (
+            torch.autograd.grad(x.square().mean(), said["bottleneck"], retain_graph=True)[0]
+            for x in (said["ensemble"], naive)
+        )
+        torch.testing.assert_close(pull, naive_pull)
+        assert (said["logits"] - said["branch2"]).abs().max() > 0.1, "branches begin with weights of their own"
+
+
+def test_every_branch_is_the_decoder_of_a_unet(branches: ModuleType) -> None:
+    """With the first one's weights it says the same, to the bit, and so does the ensemble but for rounding."""
+    model = branches.NativeEnsemble(4, 3, 3, num_classes=5).eval()
+    for branch in model.branches:
+        branch.load_state_dict({k: v for k, v in model.trunk.state_dict().items() if k in branch.state_dict()})
+    said = model(torch.rand(1, 3, 32, 48))
+    assert torch.equal(said["branch2"], said["logits"]) and torch.equal(said["branch3"], said["logits"])
+    torch.testing.assert_close(said["ensemble"], said["logits"])
+
+
+def test_wrong_numbers_of_branches(branches: ModuleType) -> None:
+    for number in (1, 9):
+        with pytest.raises(Mistake, match=rf"^branches: expected 2 to 8, the first included, got {number}$"):
+            branches.NativeEnsemble(4, 2, number, num_classes=5)
+
+
+SHARED, FIRST, SECOND, THIRD, GATE = (
+    ("trunk.encoder.", "trunk.bottleneck."),
+    ("trunk.up.", "trunk.decoder.", "trunk.classifier."),
+    ("branches.0.",),
+    ("branches.1.",),
+    ("gate.0.weight", "gate.1."),  # the bias of the gate's linear layer is undone by the normalisation after it
+)
+
+
+@pytest.mark.parametrize(
+    ("edge", "moved"),
+    [
+        ("branch1", [SHARED, FIRST]),
+        ("branch3", [SHARED, THIRD]),
+        ("ensemble", [SHARED, FIRST, SECOND, THIRD, GATE]),
+        ("branch1_follows", [SHARED, FIRST]),
+        ("branch2_follows", [SHARED, SECOND]),
+        ("branch3_follows", [SHARED, THIRD]),
+    ],
+)
+def test_what_an_edge_of_the_branches_moves(
+    branches: ModuleType, repository: Path, edge: str, moved: list[tuple[str, ...]]
+) -> None:
+    """What a branch learns from the ensemble pulls on the branch and what all share, not on gate or other branches."""
+    assembly = assemble(read(repository / "examples" / "branches.yaml", TINY))
+    system, data = assembly.system, assembly.recipe.data
+    batch = next(training_batches(assembly.train, data, 0, start=0, batch=2, rank=0, ranks=1))
+    model = system.models["student"]
+    said = {"student": model(as_float(batch.image))}
+    loss = system.edge(edge)(said, batch)
+    loss.backward()
+    found = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    wanted = {name for name, _ in model.named_parameters() if name.startswith(tuple(x for part in moved for x in part))}
+    assert found - {"gate.0.bias"} == wanted
+    assert edge == "ensemble" or "gate.0.bias" not in found
+    if edge.endswith("_follows"):
+        ours = {"branch1_follows": "logits"}.get(edge, edge.removesuffix("_follows"))
+        p, q = ((said["student"][stage].double() / 3).softmax(1) for stage in (ours, "ensemble"))
+        assert loss.item() == pytest.approx(9 * (q * (q.log() - p.log())).sum(1).mean().item(), rel=1e-4)
+
+
+def test_branches_train_and_the_first_is_deployed_alone(branches: ModuleType, repository: Path, tmp_path: Path) -> None:
+    recipe = read(repository / "examples" / "branches.yaml", [*TINY, "steps=2", "log.every=1"])
+    run = train(recipe, tmp_path / "branches")
+    lines = [line for line in run.log() if "loss" in line]
+    for step, line in enumerate(lines, 1):
+        labels = sum(line[f"loss/{name}"] for name in ("branch1", "branch2", "branch3", "ensemble"))
+        follows = sum(line[f"loss/branch{number}_follows"] for number in (1, 2, 3))
+        assert follows > 0 and line["loss"] == pytest.approx(labels + step / 30 * follows, rel=1e-5)
+    assert len(lines) == 2
+    file = tmp_path / "one.safetensors"
+    branches.drop_branches(f"{run.path}@step-2", file)
+    whole, plain = load(run.path, which="last"), load(file)
+    assert isinstance(plain, UNet)
+    assert set(whole.stages) == {*plain.stages, "branch2", "branch3", "ensemble"}
+    for size in ((33, 47), (64, 96)):
+        image = torch.rand(1, 3, *size)
+        said, alone = whole(image), plain(image)
+        assert all(torch.equal(alone[name], said[name]) for name in plain.stages)
+        assert not torch.equal(said["ensemble"], said["logits"])
+
+
+def test_min_logit_is_what_its_paper_says(branches: ModuleType) -> None:
+    """Pixel by pixel; void and padding count nowhere; the loss of a branch that is the target itself is 0."""
+    torch.manual_seed(0)
+    one, two = 3 * torch.randn(2, 2, 4, 3, 5).double()
+    labels = torch.randint(0, 4, (2, 3, 5))
+    labels[0, 0] = 255
+    mask = torch.ones(2, 3, 5, dtype=torch.bool)
+    mask[1, :, 4] = False
+    total, counting = torch.zeros(2).double(), 0
+    for b, y, x in torch.cartesian_prod(torch.arange(2), torch.arange(3), torch.arange(5)).tolist():
+        label = int(labels[b, y, x])
+        if label == 255 or not mask[b, y, x]:
+            continue
+        said = [z[b, :, y, x].tolist() for z in (one, two)]
+        lowest = torch.tensor([min(z[k] - z[label] for z in said) for k in range(4)]).double()
+        q = (lowest / 2).softmax(0)
+        for branch, z in enumerate(said):
+            total[branch] += 4 * (q * (q.log() - (torch.tensor(z).double() / 2).log_softmax(0))).sum()
+        counting += 1
+    loss = branches.MinLogit(2.0)
+    assert 0 < counting < 30
+    assert float(loss([one, two], [one, two], labels, mask)) == pytest.approx(float(total.sum()) / counting)
+    assert float(loss([one], [one, two], labels, mask)) == pytest.approx(float(total[0]) / counting)
+    assert float(loss([one], [one], labels, mask)) == pytest.approx(0, abs=1e-12)
+
+
+def test_min_logit_trains_by_recipe(branches: ModuleType, repository: Path, tmp_path: Path) -> None:
+    recipe = read(repository / "examples" / "min_logit.yaml", [*TINY, "steps=2", "log.every=1"])
+    first, *_ = train(recipe, tmp_path / "run").log()
+    edges = [first[f"loss/{name}"] for name in ("branch1", "branch2", "min_logit")]
+    assert min(edges) > 0 and first["loss"] == pytest.approx(sum(edges), rel=1e-5)
+    with pytest.raises(Mistake, match=r"^losses\.min_logit\.temperature: expected more than 0, got -1"):
+        assemble(read(repository / "examples" / "min_logit.yaml", [*TINY, "losses.min_logit.temperature=-1"]))

@@ -39,6 +39,12 @@ def test_fixture(temperature: float, expected: float) -> None:
     assert float(value(temperature)) == pytest.approx(expected, abs=5e-7)
 
 
+def test_fixture_of_two_that_learn_from_each_other() -> None:
+    """What each pays in mutual learning; the two directions differ."""
+    values = [float(value(1.0, STUDENT, TARGET)), float(value(1.0, TARGET, STUDENT))]
+    assert values == pytest.approx([0.196503, 0.221477], abs=5e-7)
+
+
 @pytest.mark.parametrize(("pixel", "expected"), [(0, 0.255111), (1, 0.137895)])
 def test_fixture_with_one_pixel_masked(pixel: int, expected: float) -> None:
     assert float(value(1.0, mask=torch.tensor([[[pixel == 0, pixel == 1]]]))) == pytest.approx(expected, abs=5e-7)
