@@ -22,7 +22,8 @@ from PIL import Image
 from torch import Tensor
 
 from segdistill.allocator import keep_memory
-from segdistill.data import as_float, augment, training_batches
+from segdistill.crops import augment
+from segdistill.data import as_float, training_batches
 from segdistill.datasets.cityscapes import Cityscapes
 from segdistill.decoded import Decoded
 from segdistill.losses.cross_entropy import CrossEntropy

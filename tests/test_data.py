@@ -10,19 +10,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segdistill.data import (
-    Augmented,
-    Cached,
-    Order,
-    as_float,
-    augment,
-    canonical,
-    collate,
-    count_pixels,
-    crop_size,
-    jitter,
-    training_batches,
-)
+from segdistill.crops import augment, canonical, jitter
+from segdistill.data import Augmented, Cached, Order, as_float, collate, count_pixels, crop_size, training_batches
 from segdistill.datasets import Dataset
 from segdistill.datasets.streets import Streets
 from segdistill.recipe import AugmentSpec, DataSpec

@@ -24,7 +24,7 @@ FLOORS = [
     "mistakes types labels parts recipe study run intervals allocator timing",
     "datasets/* models/* losses/* metrics/*",
     (
-        "class_map data decoded sampling quarantine frames layouts system teacher_cache gradients sharding optim "
+        "class_map crops data decoded sampling quarantine frames layouts system teacher_cache gradients sharding optim "
         "prediction prediction_files checkpoint track"
     ),
     "assemble",

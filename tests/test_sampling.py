@@ -12,17 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segdistill.data import (
-    Augmented,
-    Cached,
-    Order,
-    Place,
-    Wish,
-    augment,
-    class_counts,
-    class_shares,
-    training_batches,
-)
+from segdistill.crops import Wish, augment
+from segdistill.data import Augmented, Cached, Order, Place, class_counts, class_shares, training_batches
 from segdistill.datasets import Dataset
 from segdistill.datasets.camvid import Camvid
 from segdistill.datasets.streets import Streets

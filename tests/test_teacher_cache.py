@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from segdistill.assemble import assemble
 from segdistill.checkpoint import digest
-from segdistill.data import Augmented, Cached, as_float, augment, canonical, collate, training_batches
+from segdistill.crops import augment, canonical
+from segdistill.data import Augmented, Cached, as_float, collate, training_batches
 from segdistill.datasets import Dataset
 from segdistill.mistakes import Mistake
 from segdistill.models.unet import UNet

@@ -25,7 +25,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from segdistill.data import as_float, canonical, checksum, watched
+from segdistill.crops import canonical, checksum
+from segdistill.data import as_float, watched
 from segdistill.datasets import Dataset
 from segdistill.mistakes import Mistake
 from segdistill.recipe import CacheSpec
