@@ -57,8 +57,8 @@ def students(runs: Sequence[Row]) -> None:
     same = {"offline": "offline", "quarter_frames": "quarter_frames"}  # these set the time
     timed = {arm: f"clock_{arm}" for arm in NAMES if f"clock_{arm}" in of_arm} | same
     for axis, title, arms in (
-        (axes[0], "600 updates of the student", {arm: arm for arm in NAMES}),
-        (axes[1], "the time of 600 updates with a finished teacher", timed),
+        (axes[0], "400 updates of the student", {arm: arm for arm in NAMES}),
+        (axes[1], "the time of 400 updates with a finished teacher", timed),
     ):
         for height, arm in enumerate(NAMES):
             if arm in arms:
@@ -115,7 +115,7 @@ def phases(folder: Path) -> None:
         axis.plot(*zip(*curve, strict=True), linewidth=1, label=label)
         lines += [[network, step, value] for step, value in curve]
     for place, (kind, marker) in enumerate((("labels", "o"), ("teacher", "s"))):
-        ends = [(s, 100 * n["student/mean_iou"]) for s, n in found if s < 570 and (s // 33) % 2 == 1 - place]
+        ends = [(s, 100 * n["student/mean_iou"]) for s, n in found if s < 380 and (s // 33) % 2 == 1 - place]
         axis.plot(*zip(*ends, strict=True), marker, markersize=4, color="C0", label=f"after an epoch of the {kind}")
     axis.set(xlabel="step", ylabel="mIoU on val, %")
     axis.legend(frameon=False, fontsize=8)
