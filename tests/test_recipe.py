@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from segdistill.assemble import resolve
 from segdistill.mistakes import Mistake
 from segdistill.recipe import differences, dump, override, parse, read
+from small import content
 
 CONTENT: dict[str, Any] = {
     "data": {"kind": "streets", "count": 4, "scene_size": [48, 64], "batch": 2, "augment": {"scale": [0.75, 1.5]}},
@@ -220,6 +221,18 @@ def without(content: dict[str, Any], path: list[str]) -> dict[str, Any]:
     return rest
 
 
+def test_null_takes_a_node_an_edge_or_a_probe_out() -> None:
+    taught = content(
+        losses={"cross_entropy": {"student": "student"}, "more": {"kind": "cross_entropy", "student": "other"}},
+        models={name: {"kind": "unet", "width": 4, "depth": 2} for name in ("student", "other")},
+        probes={"measure": {}, "speed": {}},
+    )
+    recipe = parse(override(taught, ["losses.more=null", "models.other=null", "probes.speed=null"]))
+    left = [*recipe.losses, *recipe.models, *recipe.probes]
+    assert left == ["cross_entropy", "student", "measure"]
+    assert parse(override(taught, ["optim.clip=null"])).losses.keys() == {"cross_entropy", "more"}
+
+
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
@@ -229,6 +242,7 @@ def without(content: dict[str, Any], path: list[str]) -> dict[str, Any]:
         ("steps.x.y=4", "--set steps.x.y: the recipe has no such place"),
         ("data.augment.scale.7=4", "--set data.augment.scale.7: the recipe has no such place"),
         ("phases.first.steps=4", "--set phases.first.steps: the recipe has no such place"),
+        ("probes.sped=null", "--set probes.sped: the recipe has no such place"),
         ("data.size=[1, 2", "--set data.size: '[1, 2' is not YAML"),
         ("data.size=!!python/object:os.system x", "--set data.size: '!!python/object:os.system x' is not YAML"),
     ],

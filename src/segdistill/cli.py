@@ -30,7 +30,8 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Make, check and analyse data.")
 app.add_typer(data_app, name="data")
 
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe.")]
+OVERRIDE = "Override a key of the recipe; null takes a loss, a model or a probe out."
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=OVERRIDE)]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Which = Annotated[Literal["best", "last"], typer.Option(help="The best weights by validation mIoU, or the last.")]
 

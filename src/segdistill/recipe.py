@@ -436,14 +436,17 @@ def override(content: Mapping[str, Any], settings: Sequence[str]) -> dict[str, A
 
 
 def put(content: dict[str, Any], key: str, value: Any, where: str = "") -> None:
-    """a.b = value; what is missing on the way is made."""
+    """a.b = value; what is missing on the way is made. A model, a loss or a probe that is null is taken out."""
     *path, last = key.split(".")
     place: Any = content
     try:
         for name in path:
             place = place[_index(name)] if isinstance(place, list) else place.setdefault(name, {})
-        place[_index(last) if isinstance(place, list) else last] = value
-    except (AttributeError, TypeError, ValueError, IndexError) as error:
+        if value is None and path in (["models"], ["losses"], ["probes"]):
+            del place[last]
+        else:
+            place[_index(last) if isinstance(place, list) else last] = value
+    except (AttributeError, TypeError, ValueError, LookupError) as error:
         raise Mistake(f"{where}{key}: the recipe has no such place") from error
 
 
