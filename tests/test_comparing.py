@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -25,23 +26,48 @@ SHORT = ("grid.temperature={T1: {}}", "grid.teacher={late: {models.teacher.weigh
 @pytest.mark.slow
 def test_a_study_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study, out = written(tmp_path), tmp_path / "out"
-    table, folder, pages = compare(study, out, settings=[*SHORT, "teachers.big=null"][:2], at_once=2)
+    table, told, folder, pages = compare(study, out, settings=[*SHORT, "teachers.big=null"][:2], at_once=2)
     assert folder == out and not pages
     assert capsys.readouterr().err.count("mIoU %") == 6
     rows = {row[0]: row for row in table.rows}
     with (out / "runs.csv").open() as file:
-        runs = {Path(row["run"]).name: float(row["mean_iou"]) for row in csv.DictReader(file)}
+        rows_of_runs = list(csv.DictReader(file))
+    runs = {Path(row["run"]).name: float(row["mean_iou"]) for row in rows_of_runs}
     gains = [100 * (runs[f"late-T1-{seed}"] - runs[f"labels-{seed}"]) for seed in (3, 5)]
     assert rows["labels"][3] == pytest.approx(50 * (runs["labels-3"] + runs["labels-5"]))
     assert rows["late-T1"][5] == pytest.approx(sum(gains) / 2) and rows["labels"][5] is None
-    assert rows["late-T1"][6] == pytest.approx(12.706 * abs(gains[0] - gains[1]) / 2, rel=1e-3)
+    # Four validation images: what they make of the gain is added to what the seeds make.
+    assert rows["late-T1"][6] > 12.706 * abs(gains[0] - gains[1]) / 2
+    assert rows["late-T1"][7] == "not decided" and 0 < rows["late-T1"][15] < 100 and rows["labels"][7] is None
+    assert told[0].startswith("Against labels: better: none; worse: none; not decided: late-T1. Which arm is the best")
+    assert told[1] == "± is 95 % over seeds and images (1,000 draws of 4 images)."
+    assert (out / "verdict.txt").read_text().splitlines() == told
+    with (out / "classes.csv").open() as file:
+        classes = [row for row in csv.DictReader(file) if row["arm"] == "late-T1" and row["class"] == "road"]
+    measured = [Run(out / "arms" / f"late-T1-{seed}").last_findings("measure") for seed in (3, 5)]
+    road = [row[1] for each in measured if each for row in each.tables["student"].rows if row[0] == "road"]
+    assert float(classes[0]["IoU %"]) == pytest.approx(50 * (road[0] + road[1]))
     for name, value in runs.items():
         place = out / ("teachers" if name.startswith("big") else "arms") / name
         found = Run(place).last_findings("measure")
         assert found is not None and found.numbers["student/mean_iou"] == value
+    # The command of a cell gives the same numbers.
+    command = next(row["command"] for row in rows_of_runs if row["run"].endswith("late-T1-5"))
+    program = [sys.executable, "-m", *shlex.split(command)]
+    subprocess.run(program, check=True, env=os.environ, cwd=Path.cwd(), capture_output=True)
+    repeated = Run(out / "again" / "late-T1-5").last_findings("measure")
+    assert repeated is not None and repeated.numbers["student/mean_iou"] == runs["late-T1-5"]
+    # Where some run keeps no counts of its images, the intervals are over seeds alone, and the numbers the same.
+    for file in (out / "arms" / "late-T1-5").glob("findings/measure/*/images.safetensors"):
+        file.rename(file.with_suffix(".away"))
+    alone = compare(study, out, settings=SHORT)
+    assert alone.table.rows[-1][6] == pytest.approx(12.706 * abs(gains[0] - gains[1]) / 2, rel=1e-3)
+    assert alone.table.rows[-1][5] == table.rows[-1][5] and "over seeds alone" in alone.sentences[1]
+    for file in (out / "arms" / "late-T1-5").glob("findings/measure/*/images.away"):
+        file.rename(file.with_suffix(".safetensors"))
     # A second call trains nothing.
     before = {file: file.stat().st_mtime_ns for file in out.rglob("log.jsonl")}
-    again, _, _ = compare(study, out, settings=SHORT, at_once=2)
+    again, _, _, _ = compare(study, out, settings=SHORT, at_once=2)
     assert again == table and before == {file: file.stat().st_mtime_ns for file in out.rglob("log.jsonl")}
     # What W&B leaves in a run leads out of the study.
     (out / "arms" / "labels-3" / "wandb").mkdir()
@@ -67,7 +93,7 @@ def test_a_study_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[s
 def test_both_networks_of_an_arm_stand_in_the_table(tmp_path: Path) -> None:
     """A moving average, too, even one from which nobody learns; its gain is over the student that it follows."""
     arms = {"labels": {"recipe": "plain.yaml"}, "average": {"recipe": "plain.yaml", "set": AVERAGE}}
-    table, _, _ = compare(written(tmp_path, arms=arms, teachers={}, grid={}, seeds=[3, 5]), tmp_path / "out")
+    table, *_ = compare(written(tmp_path, arms=arms, teachers={}, grid={}, seeds=[3, 5]), tmp_path / "out")
     rows = {(row[0], row[1]): row for row in table.rows}
     assert list(rows) == [("labels", "student"), ("average", "student"), ("average", "slow")]
     assert rows["average", "student"][3] == rows["labels", "student"][3] and rows["average", "student"][5] == 0

@@ -25,12 +25,12 @@ FLOORS = [
     "datasets/* models/* losses/* metrics/*",
     (
         "class_map crops data decoded sampling quarantine frames layouts system teacher_cache gradients sharding optim "
-        "prediction prediction_files checkpoint track"
+        "prediction prediction_files checkpoint track gains"
     ),
     "assemble",
     "probes/* analyses/*",
     (
-        "diagnosis stopping resuming training replaying evaluation calibrating analysing comparing planning "
+        "diagnosis stopping resuming training replaying evaluation calibrating analysing comparing standings planning "
         "demonstration make_data extracting checking reporting export shrink profile play testing"
     ),
     "cli __init__ __main__",

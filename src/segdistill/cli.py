@@ -220,12 +220,13 @@ def compare(
     from segdistill.comparing import compare as work
 
     with _interruptible():
-        table, folder, pages = work(study, out, settings=settings or (), at_once=jobs)
+        table, sentences, folder, pages = work(study, out, settings=settings or (), at_once=jobs)
     if as_json:
-        print(json.dumps({"arms": _rows(table), "folder": str(folder), "pages": [str(page) for page in pages]}))
+        said = {"arms": _rows(table), "said": list(sentences)}
+        print(json.dumps({**said, "folder": str(folder), "pages": [str(page) for page in pages]}))
         return
-    _print(table)
-    print("gain: against the baseline of the same seed; ±: 95 % over seeds (Student's t), a matter of luck below three")
+    _print(_with_intervals(table))
+    print("\n".join(sentences))
     for page in (folder / "comparison.csv", *pages):
         print(f"Open: {page}")
 
@@ -366,6 +367,24 @@ def _print(table: "Table") -> None:
     for row in table.rows:
         grid.add_row(*(_cell(value) for value in row))
     Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE).print(grid, markup=False)
+
+
+def _with_intervals(table: "Table") -> "Table":
+    """With `± x` and `from`, `to` in the cells of what they are of, and without columns of which nothing is known."""
+    from segdistill.types import Table
+
+    rows: list[dict[str, object]] = []
+    for row in _rows(table):
+        for name in [name for name in row if name.startswith("±")]:
+            of = name.removeprefix("±").strip() or "mIoU %"
+            half = row.pop(name)
+            row[of] = f"{row[of]:.2f} ± {half:.2f}" if half is not None else row[of]
+        low, high = row.pop("from %"), row.pop("to %")
+        if low is not None:
+            row["recovered %"] = f"{row['recovered %']:.0f} ({low:.0f} … {high:.0f})"
+        rows.append(row)
+    known = [name for name in rows[0] if any(row[name] is not None for row in rows)]
+    return Table(known, [[_cell(row[name]) for name in known] for row in rows])
 
 
 def _cell(value: object) -> str:

@@ -1,15 +1,14 @@
 """`compare`: every run of a study, one after another or several at once; then a table of what each arm is worth.
 
 The folder written: `teachers/<name>` and `arms/<arm>-<seed>` (run directories), `recipes/` (what each was trained
-from), `logs/`, `comparison.csv` (arms), `runs.csv`, and a folder for each analysis. A second call goes on where the
-first was stopped; what is finished is not trained again.
+from), `logs/`, `comparison.csv` (arms), `runs.csv`, `classes.csv`, `verdict.txt`, and a folder for each analysis. A
+second call goes on where the first was stopped; what is finished is not trained again.
 """
 
 import csv
 import io
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import threading
@@ -22,21 +21,22 @@ from segdistill import parts
 from segdistill.analysing import analyse
 from segdistill.assemble import load, open_split, weights
 from segdistill.checkpoint import digest, read_temperature
-from segdistill.intervals import interval
 from segdistill.mistakes import Mistake
-from segdistill.recipe import Recipe, differences, dump, read
+from segdistill.recipe import differences, dump, read
 from segdistill.run import Run, write_text
+from segdistill.standings import Standings, recipe_file, results
 from segdistill.study import Job, jobs, read_study
-from segdistill.types import Cell, Table
+from segdistill.types import Table
 
 LOOK = 0.25
 """Seconds between two looks at what is running."""
-COLUMNS = ("arm", "network", "seeds", "mIoU %", "±", "gain", "± gain", "best mIoU %", "minutes")
 
 
 class Compared(NamedTuple):
     table: Table
-    """A row for each network of each arm: last weights, 95 % intervals over seeds, gains paired by seed."""
+    """A row for each network of each arm: last weights, 95 % intervals over seeds and images, gains paired by both."""
+    sentences: Sequence[str]
+    """What differs from the baseline, what is not decided, and what the intervals are over."""
     folder: Path
     pages: Sequence[Path]
 
@@ -71,12 +71,16 @@ def compare(study: Path | str, out: Path | None = None, *, settings: Sequence[st
             _write_recipe(job, folder)
         _Work(folder, todo, at_once).run()
     _need_their_teachers(todo)
-    table = _table(todo, spec.baseline)
+    standings = Standings(todo, spec.baseline)
+    table = standings.arms()
     write_text(folder / "comparison.csv", _csv(table))
-    write_text(folder / "runs.csv", _csv(_runs(todo)))
+    write_text(folder / "runs.csv", _csv(standings.runs(folder)))
+    write_text(folder / "classes.csv", _csv(standings.classes()))
+    sentences = standings.sentences()
+    write_text(folder / "verdict.txt", "\n".join(sentences) + "\n")
     runs = [job.run for job in todo if job.arm is not None] + [job.run for job in todo if job.arm is None]
     pages = [analyse(kind, runs, folder / kind).page for kind in spec.analyses]
-    return Compared(table, folder, pages)
+    return Compared(table, sentences, folder, pages)
 
 
 def _need_data(todo: Sequence[Job]) -> None:
@@ -99,7 +103,7 @@ def _need_data(todo: Sequence[Job]) -> None:
 
 def _write_recipe(job: Job, folder: Path) -> None:
     """What the run is trained from, which must be what it was trained from so far."""
-    file = _recipe_file(job, folder)
+    file = recipe_file(job, folder)
     if file.exists() and Run(job.run).begun():
         for key, (before, now) in differences(read(file), job.recipe).items():
             if isinstance(before, str) and isinstance(now, str) and Path(before).resolve() == Path(now).resolve():
@@ -108,10 +112,6 @@ def _write_recipe(job: Job, folder: Path) -> None:
             raise Mistake(f"{job.run}: {told}; delete it, or use --out")
         return
     write_text(file, dump(job.recipe))
-
-
-def _recipe_file(job: Job, folder: Path) -> Path:
-    return folder / "recipes" / job.run.parent.name / f"{job.run.name}.yaml"
 
 
 def _log_file(job: Job, folder: Path) -> Path:
@@ -225,7 +225,9 @@ class _Work:
 
     def _end(self, job: Job) -> None:
         self.done.add(job.name)
-        scores = ", ".join(f"{network} {100 * score.last:.1f}" for network, score in _scores(job).items())
+        scores = ", ".join(
+            f"{network} {100 * found.looks['last'].mean_iou:.1f}" for network, found in results(job).items()
+        )
         print(f"{len(self.done)}/{self.total}  {job.name}: mIoU % {scores}", file=sys.stderr)
 
 
@@ -235,7 +237,7 @@ def _command(job: Job, folder: Path) -> list[str] | None:
     program = [sys.executable, "-m", "segdistill", *plugins]
     run = Run(job.run)
     if not run.exists() or run.info().get("finished") != job.recipe.steps:
-        return [*program, "train", str(_recipe_file(job, folder)), "--run", str(job.run), "--resume"]
+        return [*program, "train", str(recipe_file(job, folder)), "--run", str(job.run), "--resume"]
     if job.calibrate is not None:
         found = weights(job.run)
         if not found.temperature_file.exists() or read_temperature(found).split != job.calibrate:
@@ -246,67 +248,6 @@ def _command(job: Job, folder: Path) -> list[str] | None:
 def _last_words(log: Path) -> str:
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1].strip().removeprefix("segdistill: ") if lines else "it said nothing"
-
-
-class _Score(NamedTuple):
-    last: float
-    best: float
-    seconds: float
-
-
-def _scores(job: Job) -> dict[str, _Score]:
-    """Of the networks of a finished run that changed in it: those that learned, and their moving averages."""
-    run = Run(job.run)
-    found = [each for _, each in run.findings("measure")]
-    if not found:
-        raise Mistake(f"{job.run}: it has no findings of the probe measure, which a comparison is made of")
-    seconds = float(run.info().get("seconds", 0.0))
-    keys = {name: f"{name}/mean_iou" for name, spec in job.recipe.models.items() if not spec.frozen}
-    return {
-        name: _Score(found[-1].numbers[key], max(each.numbers[key] for each in found), seconds)
-        for name, key in keys.items()
-    }
-
-
-def _table(todo: Sequence[Job], baseline: str | None) -> Table:
-    by_arm: dict[str, dict[int, dict[str, _Score]]] = {}
-    for job in todo:
-        by_arm.setdefault(job.arm or job.name, {})[job.recipe.seed] = _scores(job)
-    recipes = {job.arm or job.name: read(Run(job.run).recipe_file) for job in todo}  # with every default
-    against = by_arm[baseline] if baseline is not None else {}
-    rows: list[list[Cell]] = []
-    for arm, seeds in by_arm.items():
-        for network in next(iter(seeds.values())):
-            scores = [100 * each[network].last for each in seeds.values()]
-            mean, half = interval(scores)
-            gain, gain_half = None, None
-            other = _same(recipes[arm], network, recipes[baseline]) if baseline not in (None, arm) else None
-            if other is not None:
-                pairs = [(seeds[k][network].last, against[k][other].last) for k in seeds if k in against]
-                gain, gain_half = interval([100 * (one - two) for one, two in pairs]) if pairs else (None, None)
-            best = statistics.fmean(100 * each[network].best for each in seeds.values())
-            minutes = statistics.fmean(each[network].seconds for each in seeds.values()) / 60
-            rows.append([arm, network, len(scores), mean, half, gain, gain_half, best, minutes])
-    return Table(COLUMNS, rows)
-
-
-def _same(recipe: Recipe, network: str, baseline: Recipe) -> str | None:
-    """The baseline's network of the same architecture."""
-    mine = recipe.models[recipe.models[network].follows or network]
-    for name in baseline.trained():
-        spec = baseline.models[name]
-        if (spec.kind, spec.parameters) == (mine.kind, mine.parameters):
-            return name
-    return None
-
-
-def _runs(todo: Sequence[Job]) -> Table:
-    rows: list[list[Cell]] = [
-        [job.arm or job.name, name, job.recipe.seed, score.last, score.best, score.seconds, str(job.run)]
-        for job in todo
-        for name, score in _scores(job).items()
-    ]
-    return Table(("arm", "network", "seed", "mean_iou", "best_mean_iou", "seconds", "run"), rows)
 
 
 def _csv(table: Table) -> str:

@@ -17,6 +17,8 @@ from typing import Any, final
 
 import numpy as np
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from segdistill.mistakes import Mistake, nearest
 from segdistill.types import Findings, Picture, Table
@@ -205,6 +207,30 @@ class Run:
         content = {"numbers": dict(findings.numbers), "images": files, "tables": tables}
         write_json(folder / "findings.json", content)
         return folder
+
+    def write_by_image(self, step: int, counts: Mapping[str, np.ndarray]) -> None:
+        """Beside what the probe measure found: by network, counts of pixels of each image; 12 bytes a class."""
+        write_bytes(self._by_image_file(step), save(dict(counts)))
+
+    def by_image(self, step: int) -> Mapping[str, np.ndarray]:
+        """uint32 [images, 3, K] by network (`Confusion.margins`); none where the run did not keep them.
+
+        Raises:
+            Mistake: the file is damaged.
+        """
+        file = self._by_image_file(step)
+        if not file.exists():
+            return {}
+        try:
+            found = load(file.read_bytes())
+        except (OSError, SafetensorError) as error:
+            raise Mistake(f"{file}: damaged ({error}); without it, intervals are over seeds alone") from error
+        if wrong := [name for name, each in found.items() if each.dtype != np.uint32 or each.shape[1:2] != (3,)]:
+            raise Mistake(f"{file}: damaged: '{wrong[0]}' is not of uint32 [images, 3, classes]")
+        return found
+
+    def _by_image_file(self, step: int) -> Path:
+        return self.path / "findings" / "measure" / f"{step:08d}" / "images.safetensors"
 
     def findings(self, probe: str) -> Iterator[tuple[int, Findings]]:
         """(step, findings) of a probe, oldest first."""

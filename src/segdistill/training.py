@@ -38,6 +38,7 @@ from segdistill.frames import FRAMES, keys_of
 from segdistill.gradients import prove, pulls
 from segdistill.mistakes import Mistake
 from segdistill.optim import Moments, optimiser, rate, set_rate
+from segdistill.probes.measure import Measure
 from segdistill.recipe import Recipe, dump, take
 from segdistill.resuming import refuse_begun, reopened
 from segdistill.run import Run, write_json, write_text
@@ -429,7 +430,8 @@ class Work:
         if self.tracker is None:
             return
         self.tracker.findings(name, step, findings)
-        if name == "measure":
+        if isinstance(probe, Measure):
+            self.directory.write_by_image(step, probe.by_image)
             for model in models:
                 self.numbers[model] = under_name(findings.numbers, model)
                 if self.numbers[model]["mean_iou"] > self.best.get(model, -1.0):

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Mapping
 from typing import final
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -70,6 +71,22 @@ def measured(dataset: Noise, **more: float) -> tuple[Measure, Mapping[str, float
     model = Channels(dataset)
     probe = Measure(classes=CLASSES, input_size=None, **more)
     return probe, probe({"net": model}, dataset).numbers, model
+
+
+def test_counts_of_single_images_add_up_to_the_matrix() -> None:
+    """In the order of the keys, whoever decodes when; a sample that cannot be read has none."""
+    for bad, keys in ((None, range(9)), (4, [0, 1, 2, 3, 5, 6, 7, 8])):
+        dataset = Noise(bad=bad)
+        probe, numbers, _ = measured(dataset, bad_share=0.5)
+        counts = probe.by_image["net"]
+        assert counts.dtype == np.uint32 and counts.shape == (len(keys), 3, 3)
+        for row, index in zip(counts, keys, strict=True):
+            sample = Noise()[index]
+            alone = Confusion(num_classes=3)
+            alone.update(sample.image[None].float(), sample.labels[None])
+            assert row.tolist() == alone.margins().tolist()
+        hits, labels, said = counts.astype(np.int64).sum(0)
+        assert numbers["net/mean_iou"] == pytest.approx(float((hits / (labels + said - hits)).mean()), abs=1e-15)
 
 
 def test_the_numbers_are_those_of_one_matrix() -> None:

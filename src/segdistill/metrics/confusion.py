@@ -46,6 +46,10 @@ class Confusion(Metric):
         self.counts += pairs[:k, :k]
         self.unanswered += pairs[:k, IGNORE]
 
+    def margins(self) -> Int64[Tensor, "3 k"]:
+        """Pixels of each class: hits, labels, predictions; IoU is hits / (labels + predictions - hits)."""
+        return torch.stack([self.counts.diagonal(), self.counts.sum(1) + self.unanswered, self.counts.sum(0)])
+
     def __add__(self, other: Metric) -> "Confusion":
         assert isinstance(other, Confusion)
         total = Confusion(num_classes=self.num_classes)
@@ -55,8 +59,7 @@ class Confusion(Metric):
 
     def result(self) -> Mapping[str, float | list[float]]:
         """Fractions in [0, 1]; per class NaN where a class is in neither labels nor predictions."""
-        counts = self.counts.double()
-        hits, truth, said = counts.diagonal(), counts.sum(1) + self.unanswered, counts.sum(0)
+        hits, truth, said = self.margins().double()
         iou = hits / (truth + said - hits)
         present = ~iou.isnan()
         share = truth / truth.sum()

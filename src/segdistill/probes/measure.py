@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import final
 
+import numpy as np
 import torch.distributed as dist
 
 from segdistill import parts
@@ -50,6 +51,8 @@ class Measure(Probe):
         self.classes, self.size, self.bad_share = classes, input_size, bad_share
         self.totals: dict[str, dict[str, Metric]] = {}
         """Of the latest count, by model and metric."""
+        self.by_image: dict[str, np.ndarray] = {}
+        """Of the latest count, by model: uint32 [images, 3, K] as `Confusion.margins`, in the order of the keys."""
         self.bad: dict[str, str] = {}
         """Of the latest count, on all processes: key -> why."""
         self.named: set[str] = set()
@@ -71,20 +74,27 @@ class Measure(Probe):
         parallel = dist.is_initialized()
         rank, ranks = (dist.get_rank(), dist.get_world_size()) if parallel else (0, 1)
         counts = {name: self._nothing() for name in models}
+        images: dict[str, dict[str, np.ndarray]] = {name: {} for name in models}
         bad: dict[str, str] = {}
         mine = range(rank, len(dataset), ranks)
         for sample in readable(Ahead(dataset, mine, THREADS), mine, bad, self.named):
             for name, model in models.items():
                 logits = predict(model, sample.image, self.size)
                 labels = sample.labels.to(logits.device)[None]
+                before = _confusion(counts[name][CONFUSION]).margins()
                 for total in counts[name].values():
                     total.update(logits[None], labels)
-        everybody = [(counts, bad)] * ranks
+                after = _confusion(counts[name][CONFUSION]).margins()
+                images[name][sample.key] = (after - before).numpy()
+        everybody = [(counts, images, bad)] * ranks
         if parallel:
-            dist.all_gather_object(everybody, (counts, bad))
-        self.bad = {key: why for _, theirs in everybody for key, why in theirs.items()}
+            dist.all_gather_object(everybody, (counts, images, bad))
+        self.bad = {key: why for _, _, theirs in everybody for key, why in theirs.items()}
         need_readable("measure", self.bad, len(dataset), self.bad_share)
-        first, *others = [each for each, _ in everybody]
+        for name in models:
+            rows = {key: row for _, theirs, _ in everybody for key, row in theirs[name].items()}
+            self.by_image[name] = np.array([rows[key] for key in sorted(rows)], np.uint32).reshape(len(rows), 3, -1)
+        first, *others = [each for each, _, _ in everybody]
         self.totals = {
             name: {kind: sum((each[name][kind] for each in others), total) for kind, total in totals.items()}
             for name, totals in first.items()
