@@ -15,7 +15,6 @@ from PIL import Image
 IMAGES = Path(__file__).parents[1] / "images"
 NAMES = {
     "ce": "cross entropy",
-    "ce T=0.792888": "cross entropy, T fitted: 0.79",
     "label_smoothing": "label smoothing 0.1",
     "confidence_penalty": "confidence penalty 0.1",
     "entropy_floor": "entropy floor 1.0",
@@ -44,7 +43,8 @@ def names(folder: Path) -> list[str]:
 
 
 def called(voice: str) -> str:
-    return NAMES.get(voice, voice)
+    name, _, temperature = voice.partition(" T=")
+    return f"{NAMES.get(name, name)}, T fitted: {float(temperature):.2f}" if temperature else NAMES.get(name, name)
 
 
 def entropy_maps(folder: Path) -> None:
@@ -93,7 +93,10 @@ def reliability(folder: Path) -> None:
 
 
 def gains(folder: Path) -> None:
-    """What students gained against what their teacher says on training crops; bars are 95 % over seeds."""
+    """What students gained against what their teacher says on training crops; bars are from seed to seed."""
+    with (folder.parent / "runs.csv").open(newline="") as file:
+        scores = {(row["arm"], row["seed"]): 100 * float(row["mean_iou"]) for row in csv.DictReader(file)}
+    seeds = [seed for arm, seed in scores if arm == "labels"]
     measures = {(row["voice"], row["split"]): row for row in rows(folder, "measures") if row["region"] == "whole"}
     students = rows(folder, "students")
     temperatures = sorted({float(row["temperature"]) for row in students})
@@ -111,9 +114,9 @@ def gains(folder: Path) -> None:
         for shift, temperature in enumerate(temperatures):
             of_it: Sequence[Row] = [row for row in students if float(row["temperature"]) == temperature]
             across = [values[row["voice"]] + (shift - 1) * step for row in of_it]
-            up = [100 * float(row["gain"]) for row in of_it]
-            low, high = ([100 * float(row[key]) for row in of_it] for key in ("low", "high"))
-            error = [np.subtract(up, low), np.subtract(high, up)]
+            gained = np.array([[scores[r["experiment"], s] - scores["labels", s] for s in seeds] for r in of_it])
+            up = gained.mean(1)
+            error = [up - gained.min(1), gained.max(1) - up]
             axis.errorbar(across, up, error, fmt="o", markersize=4, linewidth=0.6, label=f"T = {temperature:g}")
         axis.axhline(0, color="0.6", linewidth=0.8)
         axis.set_xlabel(label)
