@@ -53,8 +53,9 @@ def test_a_study_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert found is not None and found.numbers["student/mean_iou"] == value
     # The command of a cell gives the same numbers.
     command = next(row["command"] for row in rows_of_runs if row["run"].endswith("late-T1-5"))
-    program = [sys.executable, "-m", *shlex.split(command)]
-    subprocess.run(program, check=True, env=os.environ, cwd=Path.cwd(), capture_output=True)
+    (name, _, threads), *program = shlex.split(command)[0].partition("="), *shlex.split(command)[1:]
+    environment = {**os.environ, name: threads}
+    subprocess.run([sys.executable, "-m", *program], check=True, env=environment, capture_output=True)
     repeated = Run(out / "again" / "late-T1-5").last_findings("measure")
     assert repeated is not None and repeated.numbers["student/mean_iou"] == runs["late-T1-5"]
     # Where some run keeps no counts of its images, the intervals are over seeds alone, and the numbers the same.

@@ -43,7 +43,7 @@ def finish(job: Job, share: float, seed: int, counts: bool = True) -> None:
     """What the run would leave: better by 0.05 at step 2, at which its weights are the best, than at its end."""
     run, random = Run(job.run), np.random.default_rng(seed)
     write_text(run.recipe_file, recipes.dump(job.recipe))
-    write_json(run.info_file, {"seconds": 60.0 + 60 * job.recipe.seed})
+    write_json(run.info_file, {"seconds": 60.0 + 60 * job.recipe.seed, "threads": 2})
     for step, more in ((2, 0.05), (4, 0.0)):
         looked = {name: counted(share + more, random) for name, spec in job.recipe.models.items() if not spec.frozen}
         run.write_findings("measure", step, found(looked))
@@ -189,7 +189,7 @@ def test_every_run_has_its_command(todo: list[Job], tmp_path: Path) -> None:
     out = tmp_path / "out"
     row = told[str(out / "arms" / "late-1")]
     assert row[:3] == ["late", "student", 1] and row[5:7] == [120, pytest.approx(0.125)]
-    assert row[8] == f"segdistill train {out}/recipes/arms/late-1.yaml --run {out}/again/late-1"
+    assert row[8] == f"OMP_NUM_THREADS=2 segdistill train {out}/recipes/arms/late-1.yaml --run {out}/again/late-1"
 
 
 def test_without_a_baseline_nothing_is_ranked(todo: list[Job]) -> None:

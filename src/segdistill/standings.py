@@ -281,12 +281,16 @@ def _network(each: Standing) -> tuple[str | None, Mapping[str, object]]:
 
 
 def again(job: Job, folder: Path) -> str:
-    """The command that trains a run once more, in the folder `again`, from the working directory of the study."""
+    """The command that trains a run once more to the same bits: in the folder `again`, from the working directory of
+    the study, with as many threads."""
+    threads = Run(job.run).info().get("threads")
+    first = f"OMP_NUM_THREADS={threads} " if threads else ""
     plugins = [word for package in parts.allowed_plugins() for word in ("--plugin", package)]
     place = str(folder / "again" / job.name)
     train = ["segdistill", *plugins, "train", str(recipe_file(job, folder)), "--run", place]
     calibrate = ["segdistill", *plugins, "calibrate", place, "--split", job.calibrate or ""]
-    return shlex.join(train) + (f" && {shlex.join(calibrate)}" if job.calibrate else "")
+    said = [train, calibrate] if job.calibrate else [train]
+    return " && ".join(first + shlex.join(words) for words in said)
 
 
 def recipe_file(job: Job, folder: Path) -> Path:
