@@ -138,3 +138,18 @@ def test_a_hinge_that_nothing_crosses_yet_is_right_to_be_silent() -> None:
     system, frozen = System({"student": UNet(4, 2, num_classes=3)}, {"floor": floor}, []), Frozen({}, {})
     assert pulls(system, frozen, batch())["floor"].norm == 0
     assert prove(system, frozen, batch(), 0, {"floor"}) == ({"floor"}, {})
+
+
+def test_an_edge_from_a_network_that_learns_too_may_pull_anywhere() -> None:
+    """It knows nothing yet."""
+    torch.manual_seed(0)
+    student, other = UNet(4, 2, num_classes=3), Colours(order=(1, 2, 0))
+    taught = Edge(SoftTargets(), Tap("student", LOGITS), Tap("other", LOGITS))
+    labels = Edge(CrossEntropy(num_classes=3, class_pixels=[1, 1, 1]), Tap("student", LOGITS), Tap(LABELS))
+    system, frozen = (
+        System({"student": student, "other": other}, {"labels": labels, "taught": taught}, []),
+        Frozen({}, {}),
+    )
+    found = pulls(system, frozen, batch())
+    assert found["taught"].cosine is not None and found["taught"].cosine < -0.1
+    assert not any("points away" in s for s in warnings(system, frozen, batch(), found, {}))

@@ -102,6 +102,8 @@ def test_a_study_is_told_from_a_recipe(tmp_path: Path) -> None:
         read(file)
     with pytest.raises(Mistake, match=r"steps: a key of recipes; for every run of the study it is set\.steps"):
         read_study(file, ["steps=6"])
+    with pytest.raises(Mistake, match="is a recipe, not a study; segdistill train "):
+        read_study(tmp_path / "plain.yaml")
     with pytest.raises(Mistake, match=r"seed: .*set\.seed"):
         read_study(file, ["seed=6"])
 
@@ -109,6 +111,7 @@ def test_a_study_is_told_from_a_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
+        ({"seeds": []}, "seeds: expected one at least, got none"),
         ({"grid": {"t": {}}}, r"grid\.t: it has no choices"),
         ({"grid": {"t": {"a": {"steps": 1}}, "u": {"b": {"steps": 2}}}}, "grid: the arm 'a-b' sets steps twice"),
         (
@@ -126,7 +129,6 @@ def test_a_study_is_told_from_a_recipe(tmp_path: Path) -> None:
             r"baseline: there is no arm 'label'; there is labels, early-T1, .* \(did you mean 'labels'\?\)",
         ),
         ({"seeds": [1, 1]}, "seeds: one stands twice"),
-        ({"seeds": []}, "seeds: .*at least 1"),
         ({"arms": {}, "grid": {}, "baseline": None}, "there are no arms; expected arms, or a grid"),
         ({"arms": {"a b": {}}}, "'a b': a name is at most 64 letters"),
         ({"arm": {}}, r"arm: unknown key; a study accepts .* \(did you mean 'arms'\?\)"),

@@ -59,7 +59,7 @@ def _of_edge(system: System, frozen: Frozen, name: str, pull: Pull) -> Iterator[
                 f"{where}: its gradient is {ratio:.2g} times that of the labels; weight {even:.2g} would make them "
                 f"equal: is {pull.weight:g} a weight in another unit?"
             )
-        if pull.cosine < -0.1:
+        if pull.cosine < -0.1 and edge.target.node not in system.models:  # what learns, too, knows nothing yet
             yield f"{where}: its gradient points away from that of the labels (cosine {pull.cosine:.2f})"
     own, students = _size(edge), _size(system.models[edge.student.node])
     if own > students / 2:

@@ -62,7 +62,7 @@ class StudySpec(_Spec):
     """What a study's file says."""
 
     recipe: str
-    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    seeds: tuple[int, ...] = (0, 1, 2)
     baseline: str | None = None
     set: dict[str, Any] = Field(default={})
     """For every recipe, those of the teachers as well."""
@@ -84,6 +84,8 @@ class StudySpec(_Spec):
         if self.baseline is not None and self.baseline not in arms:
             found = nearest(self.baseline, arms)
             raise ValueError(f"baseline: there is no arm '{self.baseline}'; there is {one_of(arms)}{found}")
+        if not self.seeds:
+            raise ValueError("seeds: expected one at least, got none")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: one stands twice")
         return self
@@ -140,6 +142,8 @@ def read_study(path: Path | str, settings: Sequence[str] = ()) -> StudySpec:
         if not isinstance(there, dict):
             raise Mistake(f"{name}: {settings_there} is no mapping")
         there[key] = override({}, [f"value{equals}{value}"]).get("value")
+    if {"models", "losses"} <= content.keys() - StudySpec.model_fields.keys():
+        raise Mistake(f"{path} is a recipe, not a study; segdistill train {path}")
     for key in content.keys() & (Recipe.model_fields.keys() - StudySpec.model_fields.keys()):
         raise Mistake(f"{path}: {key}: a key of recipes; for every run of the study it is set.{key}")
     try:

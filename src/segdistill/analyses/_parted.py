@@ -91,7 +91,8 @@ def decomposition(over: Mapping[str, Mapping[str, Over]]) -> Table:
             for name, one in found.items():
                 runs, seeds = len(one.values) - 1, by_seed(one.values, loss)
                 mean, bias, variance = (part_of(values, part, loss, runs) for part, values in seeds.items())
-                plug_in = float(one.values[0, PLACE[loss, "variance"]])
+                is_told = loss != "zero_one" or runs >= SPREAD
+                plug_in = float(one.values[0, PLACE[loss, "variance"]]) if is_told else None
                 rows.append([arm, runs, loss, name, one.pixels, mean.value, *bias, *variance, plug_in])
     columns = ("arm", "runs", "loss", "over", "pixels", "mean", "bias", "bias_low", "bias_high", "variance",
                "variance_low", "variance_high", "plug_in")  # fmt: skip
