@@ -30,8 +30,8 @@ FLOORS = [
     "assemble",
     "probes/* analyses/*",
     (
-        "diagnosis stopping resuming training replaying evaluation calibrating analysing comparing standings planning "
-        "demonstration make_data extracting checking reporting export shrink profile play testing"
+        "diagnosis stopping resuming training replaying evaluation calibrating analysing comparing standings tuning "
+        "planning demonstration make_data extracting checking reporting export shrink profile play testing"
     ),
     "cli __init__ __main__",
 ]

@@ -1,8 +1,9 @@
 """`compare`: every run of a study, one after another or several at once; then a table of what each arm is worth.
 
 The folder written: `teachers/<name>` and `arms/<arm>-<seed>` (run directories), `recipes/` (what each was trained
-from), `logs/`, `comparison.csv` (arms), `runs.csv`, `classes.csv`, `verdict.txt`, and a folder for each analysis. A
-second call goes on where the first was stopped; what is finished is not trained again.
+from), `logs/`, `comparison.csv` (arms), `runs.csv`, `classes.csv`, `verdict.txt`, and a folder for each analysis; of a
+study that tunes, `trials/<arm>-<number>`, `tuning.db` and `tuning.csv`. A second call goes on where the first was
+stopped; what is finished is not trained again.
 """
 
 import csv
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, final
 
@@ -25,7 +26,8 @@ from segdistill.mistakes import Mistake
 from segdistill.recipe import differences, dump, read
 from segdistill.run import Run, write_text
 from segdistill.standings import Standings, recipe_file, results
-from segdistill.study import Job, jobs, read_study
+from segdistill.study import Job, StudySpec, jobs, read_study
+from segdistill.tuning import Tuning
 from segdistill.types import Table
 
 LOOK = 0.25
@@ -67,20 +69,40 @@ def compare(study: Path | str, out: Path | None = None, *, settings: Sequence[st
             raise Mistake(f"{job.name}: probes: a comparison is made of what the probe measure finds; add it")
     _need_data(todo)
     with Run(folder).held():
-        for job in todo:
-            _write_recipe(job, folder)
-        _Work(folder, todo, at_once).run()
+        trials = len(spec.everything()) * spec.tune.trials if spec.tune is not None else 0
+        work = _Work(folder, at_once, len(todo) + trials)
+        tuning = _tuned(spec, file.parent, work, [job for job in todo if job.arm is None])
+        if tuning is not None:
+            todo = jobs(spec, file.parent, folder, tuning.chosen())
+            write_text(folder / "tuning.csv", _csv(tuning.table()))
+        work.run(todo)
     _need_their_teachers(todo)
     standings = Standings(todo, spec.baseline)
     table = standings.arms()
     write_text(folder / "comparison.csv", _csv(table))
     write_text(folder / "runs.csv", _csv(standings.runs(folder)))
     write_text(folder / "classes.csv", _csv(standings.classes()))
-    sentences = standings.sentences()
+    sentences = [*standings.sentences(), *(tuning.sentences() if tuning is not None else [])]
     write_text(folder / "verdict.txt", "\n".join(sentences) + "\n")
     runs = [job.run for job in todo if job.arm is not None] + [job.run for job in todo if job.arm is None]
     pages = [analyse(kind, runs, folder / kind).page for kind in spec.analyses]
     return Compared(table, sentences, folder, pages)
+
+
+def _tuned(spec: StudySpec, beside: Path, work: "_Work", teachers: Sequence[Job]) -> Tuning | None:
+    """After the trials of every arm, which need the teachers; None: there are none."""
+    if spec.tune is None:
+        return None
+    tuning = Tuning(spec, spec.tune, beside, work.folder)
+    for job in tuning.jobs():
+        _write_recipe(job, work.folder)
+    work.run(teachers)
+    while trials := tuning.next_round():
+        _need_data(trials)
+        work.run(trials, hopeless=tuning.hopeless)
+        for job in trials:
+            tuning.end(job)
+    return tuning
 
 
 def _need_data(todo: Sequence[Job]) -> None:
@@ -142,23 +164,30 @@ def _need_their_teachers(todo: Sequence[Job]) -> None:
 class _Work:
     """Runs as processes: what waits, what runs, what is done."""
 
-    def __init__(self, folder: Path, todo: Sequence[Job], at_once: int) -> None:
-        self.folder, self.at_once = folder, at_once
-        self.waiting = list(todo)
+    def __init__(self, folder: Path, at_once: int, total: int) -> None:
+        self.folder, self.at_once, self.total = folder, at_once, total
+        self.waiting: list[Job] = []
         self.running: dict[str, tuple[Job, subprocess.Popen[bytes]]] = {}
         self.done: set[str] = set()
         self.failed: dict[str, str] = {}
         self.asked: dict[str, Sequence[str]] = {}
         """The latest command of each."""
-        self.total = len(todo)
+        self.hopeless: Callable[[Job], bool] = _never
 
-    def run(self) -> None:
-        """Until nothing can go on.
+    def run(self, todo: Sequence[Job], hopeless: Callable[[Job], bool] | None = None) -> None:
+        """These, where they are not done, until nothing can go on.
+
+        Args:
+            hopeless: whether a running one is to be stopped before its end.
 
         Raises:
             RuntimeError: some failed.
             KeyboardInterrupt: after the running ones have written their checkpoints.
         """
+        self.waiting = [job for job in todo if job.name not in self.done]
+        self.hopeless = hopeless or _never
+        for job in self.waiting:
+            _write_recipe(job, self.folder)
         heeded = [signal.SIGINT, signal.SIGTERM]
         if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
             heeded.append(signal.SIGHUP)
@@ -211,11 +240,20 @@ class _Work:
     def _look(self) -> None:
         for job, process in [*self.running.values()]:
             code = process.poll()
-            if code is None:
+            if code is None and self.hopeless(job):
+                process.send_signal(signal.SIGTERM)
+                process.wait()
+                code = 0
+                self._end(job, " (stopped: below the median of its arm's trials)")
+            elif code is None:
                 continue
             del self.running[job.name]
+            if job.name in self.done:
+                continue
             if code == 0:
                 self.waiting.insert(0, job)  # it may have a second command
+            elif code == 1 and job.is_trial and Run(job.run).skipped_file.exists():
+                self._end(job, " (not finite any more)")
             elif code in (130, -signal.SIGTERM):
                 raise KeyboardInterrupt
             else:
@@ -223,12 +261,15 @@ class _Work:
                 self.failed[job.name] = killed or _last_words(_log_file(job, self.folder))
                 print(f"{job.name}: failed: {self.failed[job.name]}", file=sys.stderr)
 
-    def _end(self, job: Job) -> None:
+    def _end(self, job: Job, why: str = "") -> None:
         self.done.add(job.name)
-        scores = ", ".join(
-            f"{network} {100 * found.looks['last'].mean_iou:.1f}" for network, found in results(job).items()
-        )
-        print(f"{len(self.done)}/{self.total}  {job.name}: mIoU % {scores}", file=sys.stderr)
+        measured = results(job) if any(Run(job.run).findings("measure")) else {}
+        scores = ", ".join(f"{name} {100 * found.looks['last'].mean_iou:.1f}" for name, found in measured.items())
+        print(f"{len(self.done)}/{self.total}  {job.name}: mIoU % {scores or 'unknown'}{why}", file=sys.stderr)
+
+
+def _never(job: Job) -> bool:
+    return False
 
 
 def _command(job: Job, folder: Path) -> list[str] | None:
@@ -236,7 +277,7 @@ def _command(job: Job, folder: Path) -> list[str] | None:
     plugins = [word for package in parts.allowed_plugins() for word in ("--plugin", package)]
     program = [sys.executable, "-m", "segdistill", *plugins]
     run = Run(job.run)
-    if not run.exists() or run.info().get("finished") != job.recipe.steps:
+    if not run.info_file.exists() or run.info().get("finished") != job.recipe.steps:
         return [*program, "train", str(recipe_file(job, folder)), "--run", str(job.run), "--resume"]
     if job.calibrate is not None:
         found = weights(job.run)

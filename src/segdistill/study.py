@@ -11,6 +11,10 @@ arms:
 grid:                                            # an arm for each combination of one choice of every axis
   teacher: {plain: {models.teacher.weights: "{folder}/teachers/plain"}}
   temperature: {T1: {losses.soft_targets.temperature: 1}, T4: {losses.soft_targets.temperature: 4}}
+tune:                                            # first, for every arm alike: as many trials, each a run of one seed
+  trials: 8
+  set: {data.validate_on: held_out}              # of the trials alone: they are judged where arms are not compared
+  ranges: {optim.lr: [1.0e-3, 1.0e-2]}           # of every arm; arms.<name>.tune has an arm's own
 ```
 """
 
@@ -22,7 +26,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from segdistill.mistakes import Mistake, nearest, one_of
 from segdistill.parts import Checked, explain
@@ -38,6 +42,36 @@ class _Spec(Checked):
 
 
 @final
+class RangeSpec(_Spec):
+    """Where a value is sought: `[low, high]`, on a logarithmic scale, or `{choices: [1, 2, 4]}`."""
+
+    low: PositiveFloat | None = None
+    high: PositiveFloat | None = None
+    choices: tuple[bool | int | float | str | None, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_pair(cls, said: object) -> object:
+        if isinstance(said, list):
+            if len(said) != 2:
+                raise ValueError(f"expected [low, high], or {{choices: …}}, got {said}")
+            return {"low": said[0], "high": said[1]}
+        return said
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "RangeSpec":
+        if bool(self.choices) == (self.low is not None or self.high is not None):
+            raise ValueError("expected [low, high], or {choices: …}")
+        if not self.choices and (self.low is None or self.high is None or self.low >= self.high):
+            raise ValueError(f"expected a low end below the high one, got {self.low} and {self.high}")
+        return self
+
+
+Ranges = dict[str, RangeSpec]
+"""Dotted key of the recipe -> where its value is sought."""
+
+
+@final
 class ArmSpec(_Spec):
     """A recipe with settings; trained once for every seed."""
 
@@ -45,6 +79,23 @@ class ArmSpec(_Spec):
     """Relative to the study's file. Default: the study's."""
     set: dict[str, Any] = Field(default={})
     """Dotted key of the recipe -> value."""
+    tune: Ranges = Field(default={})
+    """Beside those of `tune.ranges`."""
+
+
+@final
+class TuneSpec(_Spec):
+    """Values that are sought for every arm before it is trained, by the same number of trials."""
+
+    trials: PositiveInt
+    seed: int = 1000
+    """Of every trial; none of `seeds`, on which an arm would then be judged twice."""
+    network: str = "student"
+    """Whose mean IoU is to be high."""
+    set: dict[str, Any] = Field(default={})
+    """For the trials alone, such as fewer steps or another split."""
+    ranges: Ranges = Field(default={})
+    """For every arm."""
 
 
 @final
@@ -70,6 +121,8 @@ class StudySpec(_Spec):
     arms: dict[str, ArmSpec] = Field(default={})
     grid: dict[str, dict[str, dict[str, Any]]] = Field(default={})
     """Axis -> choice -> settings."""
+    tune: TuneSpec | None = None
+    """Default: every arm as its recipe says."""
     analyses: tuple[str, ...] = ()
     """Of all runs, when they are there."""
 
@@ -88,7 +141,20 @@ class StudySpec(_Spec):
             raise ValueError("seeds: expected one at least, got none")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: one stands twice")
+        self._check_tuning(arms)
         return self
+
+    def _check_tuning(self, arms: Mapping[str, ArmSpec]) -> None:
+        own = [name for name, arm in arms.items() if arm.tune]
+        if self.tune is None:
+            if own:
+                raise ValueError(f"arms.{own[0]}.tune: how many trials? expected tune: {{trials: …}} in the study")
+            return
+        if self.tune.seed in self.seeds:
+            raise ValueError(f"tune.seed: expected none of the seeds, got {self.tune.seed}")
+        if idle := [name for name, arm in arms.items() if not arm.tune and not self.tune.ranges]:
+            fair = "the others would be tuned and it would not"
+            raise ValueError(f"tune: the arm '{idle[0]}' has nothing to tune: {fair}; expected tune.ranges")
 
     def everything(self) -> dict[str, ArmSpec]:
         """The arms, with those of the grid; the baseline first."""
@@ -114,14 +180,18 @@ class Job(NamedTuple):
     """One run of a study."""
 
     name: str
-    """teachers/<name>, or <arm>-<seed>."""
+    """teachers/<name>, trials/<arm>-<number>, or <arm>-<seed>."""
     arm: str | None
-    """None for a teacher."""
+    """None for a teacher, and for a trial."""
     recipe: Recipe
     run: Path
     needs: frozenset[str]
     """The jobs that it waits for."""
     calibrate: str | None
+
+    @property
+    def is_trial(self) -> bool:
+        return self.name.startswith("trials/")
 
 
 def read_study(path: Path | str, settings: Sequence[str] = ()) -> StudySpec:
@@ -152,12 +222,15 @@ def read_study(path: Path | str, settings: Sequence[str] = ()) -> StudySpec:
         raise Mistake(f"{path}: {explain(error, '', _accepted, what='a study')}") from error
 
 
-def jobs(study: StudySpec, beside: Path, folder: Path) -> list[Job]:
-    """Every run, teachers first, each with its whole recipe.
+def jobs(
+    study: StudySpec, beside: Path, folder: Path, tuned: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[Job]:
+    """Every run but the trials, teachers first, each with its whole recipe.
 
     Args:
         beside: the folder that recipes are named from.
         folder: where the runs go.
+        tuned: by arm, settings that trials have chosen.
 
     Raises:
         Mistake: a recipe does not understand what the study sets.
@@ -172,10 +245,26 @@ def jobs(study: StudySpec, beside: Path, folder: Path) -> list[Job]:
         needs = _needs(name, spec.set, study)
         for seed in study.seeds:
             file = beside / (spec.recipe or study.recipe)
-            recipe = _recipe(name, file, [study.set, spec.set, {"seed": seed}], folder)
+            chosen = (tuned or {}).get(name, {})
+            recipe = _recipe(name, file, [study.set, spec.set, chosen, {"seed": seed}], folder)
             run = f"{name}-{seed}"
             found.append(Job(run, name, recipe, folder / "arms" / run, needs, None))
     return found
+
+
+def trial(study: StudySpec, beside: Path, folder: Path, arm: str, number: int, values: Mapping[str, Any]) -> Job:
+    """A run of an arm with values that may be better than its recipe's.
+
+    Raises:
+        Mistake: the arm's recipe has no such setting, or does not accept the value.
+    """
+    assert study.tune is not None
+    spec = study.everything()[arm]
+    settings = [study.set, spec.set, study.tune.set, values, {"seed": study.tune.seed}]
+    recipe = _recipe(f"tune: {arm}", beside / (spec.recipe or study.recipe), settings, folder)
+    run = f"{arm}-{number:02d}"
+    needs = _needs(arm, spec.set, study)
+    return Job(f"trials/{run}", None, recipe, folder / "trials" / run, needs, None)
 
 
 def _needs(where: str, settings: Mapping[str, Any], study: StudySpec) -> frozenset[str]:
@@ -217,7 +306,7 @@ def _there(value: Any, folder: Path) -> Any:
             return value
 
 
-_INSIDE = rf"((arms|teachers)\.{NAME}\.)?set\."
+_INSIDE = rf"((arms|teachers)\.{NAME}\.|tune\.)?set\."
 """How a setting begins that goes into a mapping whose keys have dots."""
 
 
@@ -235,5 +324,7 @@ def _mentioned(settings: object) -> Iterator[str]:
 
 
 def _accepted(place: Sequence[int | str]) -> Sequence[str]:
-    specs = {"teachers": TeacherSpec, "arms": ArmSpec}
+    if "ranges" in place or (len(place) > 2 and place[2] == "tune"):
+        return [*RangeSpec.model_fields]
+    specs = {"teachers": TeacherSpec, "arms": ArmSpec, "tune": TuneSpec}
     return [*(specs[str(place[0])] if place else StudySpec).model_fields]
