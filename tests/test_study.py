@@ -7,7 +7,7 @@ import yaml
 
 from segdistill.mistakes import Mistake
 from segdistill.recipe import Recipe, read
-from segdistill.study import jobs, read_study
+from segdistill.study import jobs, read_study, trial
 from small import content
 
 FROZEN = {"weights": "runs/t", "frozen": True}
@@ -83,6 +83,30 @@ def test_a_setting_inside_of_one_arm_or_teacher(tmp_path: Path) -> None:
     assert (found["labels-3"].optim.warmup, found["labels-3"].optim.lr) == (3, 0.01)
 
 
+def test_an_arm_may_learn_from_runs_of_another(tmp_path: Path) -> None:
+    """Such as from all seeds of the baseline: their ensemble."""
+    several = {f"models.e{seed}": {"weights": f"{{folder}}/arms/labels-{seed}", "frozen": True} for seed in (3, 5)}
+    edges = {
+        f"losses.e{seed}": {"kind": "soft_targets", "student": "student", "target": f"e{seed}", "temperature": 1}
+        for seed in (3, 5)
+    }
+    ensemble = {"recipe": "plain.yaml", "set": several | edges}
+    arms = {"labels": {"recipe": "plain.yaml"}, "ensemble": ensemble}
+    file = written(tmp_path, arms=arms, grid={}, teachers={})
+    found = {job.name: job for job in jobs(read_study(file), tmp_path, tmp_path / "out")}
+    assert found["ensemble-5"].needs == {"labels-3", "labels-5"} and found["labels-3"].needs == set()
+    assert found["ensemble-5"].recipe.models["e3"].weights == f"{(tmp_path / 'out').as_posix()}/arms/labels-3"
+    with pytest.raises(Mistake, match=r"ensemble: there is no arms/labels-5; there is labels-3.*did you mean"):
+        jobs(read_study(file, ["seeds=[3]"]), tmp_path, tmp_path / "out")
+    tune = {"trials": 1, "ranges": {"optim.lr": [1e-3, 1]}}
+    tuned = read_study(written(tmp_path, arms=arms, grid={}, teachers={}, tune=tune))
+    with pytest.raises(Mistake, match="tune: ensemble learns from arms/labels-3, which is trained after the trials"):
+        trial(tuned, tmp_path, tmp_path / "out", "ensemble", 0, {})
+    arms["labels"] = {"recipe": "plain.yaml", "set": {"models.student.weights": "{folder}/arms/ensemble-3"}}
+    with pytest.raises(Mistake, match="runs that learn from each other in a circle"):
+        jobs(read_study(written(tmp_path, arms=arms, grid={}, teachers={})), tmp_path, tmp_path / "out")
+
+
 def test_a_mapping_that_stands_twice_is_set_once(tmp_path: Path) -> None:
     file = written(
         tmp_path, set={"models.student.width": 8}, teachers={}, grid={}, arms={"labels": {"recipe": "two.yaml"}}
@@ -122,7 +146,7 @@ def test_a_study_is_told_from_a_recipe(tmp_path: Path) -> None:
                 },
                 "grid": {},
             },
-            "teachers that learn from each other in a circle",
+            "runs that learn from each other in a circle",
         ),
         (
             {"baseline": "label"},

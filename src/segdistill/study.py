@@ -240,7 +240,6 @@ def jobs(
         recipe = _recipe(f"teachers.{name}", beside / spec.recipe, [study.set, spec.set], folder)
         needs = _needs(f"teachers.{name}", spec.set, study)
         found.append(Job(f"teachers/{name}", None, recipe, folder / "teachers" / name, needs, spec.calibrate))
-    _refuse_circles(found)
     for name, spec in study.everything().items():
         needs = _needs(name, spec.set, study)
         for seed in study.seeds:
@@ -249,6 +248,7 @@ def jobs(
             recipe = _recipe(name, file, [study.set, spec.set, chosen, {"seed": seed}], folder)
             run = f"{name}-{seed}"
             found.append(Job(run, name, recipe, folder / "arms" / run, needs, None))
+    _refuse_circles(found)
     return found
 
 
@@ -264,23 +264,30 @@ def trial(study: StudySpec, beside: Path, folder: Path, arm: str, number: int, v
     recipe = _recipe(f"tune: {arm}", beside / (spec.recipe or study.recipe), settings, folder)
     run = f"{arm}-{number:02d}"
     needs = _needs(arm, spec.set, study)
+    if untuned := [need for need in needs if not need.startswith("teachers/")]:
+        raise Mistake(f"tune: {arm} learns from arms/{min(untuned)}, which is trained after the trials")
     return Job(f"trials/{run}", None, recipe, folder / "trials" / run, needs, None)
 
 
 def _needs(where: str, settings: Mapping[str, Any], study: StudySpec) -> frozenset[str]:
-    """The teachers that settings name."""
+    """The jobs whose runs settings name."""
+    places = {f"teachers/{name}": f"teachers/{name}" for name in study.teachers}
+    places |= {f"arms/{name}-{seed}": f"{name}-{seed}" for name in study.everything() for seed in study.seeds}
     named = set(_mentioned([study.set, settings]))
-    for teacher in named - set(study.teachers):
-        known = nearest(teacher, study.teachers)
-        raise Mistake(f"{where}: there is no teachers/{teacher}; there is {one_of(study.teachers)}{known}")
-    return frozenset(f"teachers/{teacher}" for teacher in named)
+    for place in named - set(places):
+        shelf = [other for other in places if other.partition("/")[0] == place.partition("/")[0]]
+        known = [other.partition("/")[2] for other in shelf]
+        raise Mistake(
+            f"{where}: there is no {place}; there is {one_of(known)}{nearest(place.partition('/')[2], known)}"
+        )
+    return frozenset(places[place] for place in named)
 
 
-def _refuse_circles(teachers: Sequence[Job]) -> None:
+def _refuse_circles(found: Sequence[Job]) -> None:
     try:
-        TopologicalSorter({job.name: job.needs for job in teachers}).prepare()
+        TopologicalSorter({job.name: job.needs for job in found}).prepare()
     except CycleError as error:
-        raise Mistake(f"{' <- '.join(error.args[1])}: teachers that learn from each other in a circle") from error
+        raise Mistake(f"{' <- '.join(error.args[1])}: runs that learn from each other in a circle") from error
 
 
 def _recipe(where: str, file: Path, settings: Sequence[Mapping[str, Any]], folder: Path) -> Recipe:
@@ -319,8 +326,8 @@ def _at(content: Mapping[str, Any], path: str) -> Any:
 
 
 def _mentioned(settings: object) -> Iterator[str]:
-    """The teachers that settings name."""
-    yield from re.findall(rf"{re.escape(FOLDER)}/teachers/({NAME})", json.dumps(settings))
+    """teachers/<name> and arms/<arm>-<seed>, of which settings speak."""
+    yield from re.findall(rf"{re.escape(FOLDER)}/((?:teachers|arms)/{NAME})", json.dumps(settings))
 
 
 def _accepted(place: Sequence[int | str]) -> Sequence[str]:
