@@ -25,7 +25,7 @@ FLOORS = [
     "datasets/* models/* losses/* metrics/*",
     (
         "class_map crops data decoded sampling quarantine frames layouts system teacher_cache gradients sharding optim "
-        "prediction prediction_files checkpoint track gains"
+        "prediction prediction_files checkpoint track gains alignment heat_map"
     ),
     "assemble",
     "probes/* analyses/*",

@@ -17,7 +17,7 @@ from segdistill.datasets import Dataset
 from segdistill.frames import sources
 from segdistill.mistakes import Mistake
 from segdistill.recipe import DataSpec, override, parse, read
-from segdistill.reporting import bias_variance, class_results, dark_knowledge, dataset
+from segdistill.reporting import alignment, bias_variance, class_results, dark_knowledge, dataset
 from segdistill.run import Run, provenance, write_text
 from segdistill.types import Findings, Table
 
@@ -27,6 +27,7 @@ PAGES: Mapping[str, Callable[[Findings, str, Facts], str]] = {
     "class_results": class_results.page,
     "dark_knowledge": dark_knowledge.page,
     "bias_variance": bias_variance.page,
+    "alignment": alignment.page,
 }
 
 

@@ -67,6 +67,11 @@ class Assembly(NamedTuple):
         learning = {name: _as_model(model) for name, model in self.system.models.items()}
         return learning | {name: _as_model(self.frozen.models[name]) for name in self.frozen.following}
 
+    def teachers(self) -> dict[str, Model]:
+        """Those that neither learn nor follow."""
+        frozen = self.frozen
+        return {name: _as_model(model) for name, model in frozen.models.items() if name not in frozen.following}
+
     def card(self, name: str, step: int, numbers: Mapping[str, float]) -> Card:
         """What the weights file of a model will say about it."""
         spec = self.recipe.models[self.recipe.models[name].follows or name]
@@ -260,11 +265,20 @@ def weights_file(path: Path | str, model: str | None = None, which: str = "best"
 
 
 def probes(recipe: Recipe, classes: ClassTable) -> dict[str, tuple[int, Callable[..., Any], bool]]:
-    """name -> (every, probe, whether all processes take part)."""
+    """name -> (every, probe, whether all processes take part).
+
+    Raises:
+        Mistake: a setting is not accepted, or the recipe has no model that a probe is told to look at.
+    """
     built: dict[str, tuple[int, Callable[..., Any], bool]] = {}
     for name, spec in recipe.probes.items():
         part = parts.find("probes", name, f"probes.{name}")
+        sharded = [model for model, said in recipe.models.items() if said.shard]
+        if part.teachers and sharded:
+            spread = f"models.{sharded[0]}.shard may spread one over several"
+            raise Mistake(f"probes.{name}: asks teachers on one process, {spread}; leave one of the two out")
         facts = {"classes": classes, "input_size": recipe.data.size, "bad_share": recipe.data.bad_share}
+        facts |= {"models": tuple(recipe.models)}
         probe = parts.build(part, spec.parameters, **facts)
         built[name] = (spec.every, probe, part.everywhere)
     return built

@@ -38,6 +38,7 @@ from segdistill.frames import FRAMES, keys_of
 from segdistill.gradients import prove, pulls
 from segdistill.mistakes import Mistake
 from segdistill.optim import Moments, optimiser, rate, set_rate
+from segdistill.probes import Probe
 from segdistill.probes.measure import Measure
 from segdistill.recipe import Recipe, dump, take
 from segdistill.resuming import refuse_begun, reopened
@@ -426,7 +427,8 @@ class Work:
         models = self.assembly.models()
         for model in models.values():
             model.eval()
-        findings: Findings = probe(models, self.assembly.val)
+        teachers = self.assembly.teachers() if isinstance(probe, Probe) and probe.teachers else {}
+        findings: Findings = probe({**models, **teachers}, self.assembly.val)
         if self.tracker is None:
             return
         self.tracker.findings(name, step, findings)

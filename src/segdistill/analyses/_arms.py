@@ -14,7 +14,7 @@ from segdistill.run import Run
 from segdistill.types import ClassTable
 
 FEWEST = 2
-"""Runs of an arm."""
+"""Runs of an arm, where seeds are compared."""
 
 
 class Arm(NamedTuple):
@@ -30,12 +30,15 @@ class Arm(NamedTuple):
         return [result.recipe.seed for result in self.experiment.results]
 
 
-def arms_of(runs: Sequence[Run], classes: ClassTable, who: str) -> list[Arm]:
+def arms_of(runs: Sequence[Run], classes: ClassTable, who: str, fewest: int = FEWEST) -> list[Arm]:
     """In the order of their first runs; a single run that only teaches others is no arm.
 
+    Args:
+        fewest: runs of an arm.
+
     Raises:
-        Mistake: an arm has one run or one seed twice, two cannot be told apart by name, a network is missing or knows
-            other classes than the data, or they were not validated on the same images at one size.
+        Mistake: an arm has fewer runs or one seed twice, two cannot be told apart by name, a network is missing or
+            knows other classes than the data, or they were not validated on the same images at one size.
     """
     recipes = [read(run.recipe_file) for run in runs]
     teachers = {name for recipe in recipes for name in _taught_by(recipe)}
@@ -46,8 +49,8 @@ def arms_of(runs: Sequence[Run], classes: ClassTable, who: str) -> list[Arm]:
         members = sorted(experiment.results, key=lambda result: result.recipe.seed)
         if len(members) < FEWEST and members[0].run.name in teachers:
             continue
-        if len(members) < FEWEST:
-            alone = f"{FEWEST} runs of every arm, whose recipes differ in the seed alone"
+        if len(members) < fewest:
+            alone = f"{fewest} runs of every arm, whose recipes differ in the seed alone"
             raise Mistake(f"{who}: expected at least {alone}, got one of {experiment.name}")
         for one, other in itertools.pairwise(members):
             if one.recipe.seed == other.recipe.seed:

@@ -17,6 +17,8 @@ class Probe(ABC):
 
     everywhere: bool = False
     """Whether every process calls it and has its share of the work; otherwise only the main process does."""
+    teachers: bool = False
+    """Whether it is given the frozen teachers too, beside the models that learn or follow."""
 
     @abstractmethod
     def __call__(self, models: Mapping[str, Model], dataset: Dataset) -> Findings: ...
