@@ -25,9 +25,10 @@ SHORT = ("grid.temperature={T1: {}}", "grid.teacher={late: {models.teacher.weigh
 
 @pytest.mark.slow
 def test_a_study_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    study, out = written(tmp_path), tmp_path / "out"
+    measured = {"steps": 4, "probes.measure.metrics": ["confusion", "boundary"]}
+    study, out = written(tmp_path, set=measured), tmp_path / "out"
     table, told, folder, pages = compare(study, out, settings=[*SHORT, "teachers.big=null"][:2], at_once=2)
-    assert folder == out and not pages
+    assert folder == out and pages == [out / "comparison.html"]
     assert capsys.readouterr().err.count("mIoU %") == 6
     rows = {row[0]: row for row in table.rows}
     with (out / "runs.csv").open() as file:
@@ -44,9 +45,19 @@ def test_a_study_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (out / "verdict.txt").read_text().splitlines() == told
     with (out / "classes.csv").open() as file:
         classes = [row for row in csv.DictReader(file) if row["arm"] == "late-T1" and row["class"] == "road"]
-    measured = [Run(out / "arms" / f"late-T1-{seed}").last_findings("measure") for seed in (3, 5)]
-    road = [row[1] for each in measured if each for row in each.tables["student"].rows if row[0] == "road"]
+    findings = [Run(out / "arms" / f"late-T1-{seed}").last_findings("measure") for seed in (3, 5)]
+    road = [row[1] for each in findings if each for row in each.tables["student"].rows if row[0] == "road"]
     assert float(classes[0]["IoU %"]) == pytest.approx(50 * (road[0] + road[1]))
+    shown = pages[0].read_text()
+    assert all(f"{rows['late-T1'][place]:.2f}".replace("-", "−") in shown for place in (3, 4, 5, 6))
+    assert 'href="logs/arms/late-T1-3.log"' in shown and (out / "logs" / "arms" / "late-T1-3.log").exists()
+    with (out / "measures.csv").open() as file:
+        measures = [row for row in csv.DictReader(file) if row["measure"] == "mean_boundary_iou"]
+    by_arm = {row["arm"]: row for row in measures if "/" not in row["arm"]}
+    looked = {arm: [Run(out / "arms" / f"{arm}-{s}").last_findings("measure") for s in (3, 5)] for arm in by_arm}
+    said = {arm: sum(f.numbers["student/mean_boundary_iou"] for f in found if f) / 2 for arm, found in looked.items()}
+    assert float(by_arm["late-T1"]["value"]) == pytest.approx(said["late-T1"])
+    assert float(by_arm["late-T1"]["gain"]) == pytest.approx(said["late-T1"] - said["labels"])
     for name, value in runs.items():
         place = out / ("teachers" if name.startswith("big") else "arms") / name
         found = Run(place).last_findings("measure")

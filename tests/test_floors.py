@@ -31,7 +31,7 @@ FLOORS = [
     "probes/* analyses/*",
     (
         "diagnosis stopping resuming training replaying evaluation calibrating analysing comparing standings tuning "
-        "planning demonstration make_data extracting checking reporting export shrink profile play testing"
+        "watching planning demonstration make_data extracting checking reporting export shrink profile play testing"
     ),
     "cli __init__ __main__",
 ]

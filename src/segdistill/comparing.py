@@ -1,9 +1,9 @@
 """`compare`: every run of a study, one after another or several at once; then a table of what each arm is worth.
 
 The folder written: `teachers/<name>` and `arms/<arm>-<seed>` (run directories), `recipes/` (what each was trained
-from), `logs/`, `comparison.csv` (arms), `runs.csv`, `classes.csv`, `verdict.txt`, and a folder for each analysis; of a
-study that tunes, `trials/<arm>-<number>`, `tuning.db` and `tuning.csv`. A second call goes on where the first was
-stopped; what is finished is not trained again.
+from), `logs/`, `comparison.html`, `comparison.csv` (arms), `runs.csv`, `classes.csv`, `measures.csv`, `verdict.txt`,
+and a folder for each analysis. A second call goes on where the first was stopped; what is finished is not trained
+again.
 """
 
 import csv
@@ -19,16 +19,18 @@ from pathlib import Path
 from typing import NamedTuple, final
 
 from segdistill import parts
-from segdistill.analysing import analyse
+from segdistill.analysing import PAGES, analyse
 from segdistill.assemble import load, open_split, weights
 from segdistill.checkpoint import digest, read_temperature
 from segdistill.mistakes import Mistake
 from segdistill.recipe import differences, dump, read
+from segdistill.reporting import comparison
 from segdistill.run import Run, write_text
 from segdistill.standings import Standings, recipe_file, results
 from segdistill.study import Job, StudySpec, jobs, read_study
 from segdistill.tuning import Tuning
 from segdistill.types import Table
+from segdistill.watching import Watch
 
 LOOK = 0.25
 """Seconds between two looks at what is running."""
@@ -41,6 +43,7 @@ class Compared(NamedTuple):
     """What differs from the baseline, what is not decided, and what the intervals are over."""
     folder: Path
     pages: Sequence[Path]
+    """Those of the analyses, and at the end the study's own."""
 
 
 def compare(study: Path | str, out: Path | None = None, *, settings: Sequence[str] = (), at_once: int = 1) -> Compared:
@@ -77,16 +80,18 @@ def compare(study: Path | str, out: Path | None = None, *, settings: Sequence[st
             write_text(folder / "tuning.csv", _csv(tuning.table()))
         work.run(todo)
     _need_their_teachers(todo)
-    standings = Standings(todo, spec.baseline)
-    table = standings.arms()
-    write_text(folder / "comparison.csv", _csv(table))
-    write_text(folder / "runs.csv", _csv(standings.runs(folder)))
-    write_text(folder / "classes.csv", _csv(standings.classes()))
-    sentences = [*standings.sentences(), *(tuning.sentences() if tuning is not None else [])]
-    write_text(folder / "verdict.txt", "\n".join(sentences) + "\n")
+    told = Standings(todo, spec.baseline).told(folder)
+    if tuning is not None:
+        told = told._replace(sentences=[*told.sentences, *tuning.sentences()])
+    tables = {"comparison": told.arms, "runs": told.runs, "classes": told.classes, "measures": told.measures}
+    for name, table in tables.items():
+        write_text(folder / f"{name}.csv", _csv(table))
+    write_text(folder / "verdict.txt", "\n".join(told.sentences) + "\n")
+    beside = {kind: f"{kind}/{kind}.html" for kind in spec.analyses if kind in PAGES}  # written now: those take long
+    write_text(folder / "comparison.html", comparison.page(told, file.stem, folder, comparison.facts(todo), beside))
     runs = [job.run for job in todo if job.arm is not None] + [job.run for job in todo if job.arm is None]
     pages = [analyse(kind, runs, folder / kind).page for kind in spec.analyses]
-    return Compared(table, sentences, folder, pages)
+    return Compared(told.arms, told.sentences, folder, [*pages, folder / "comparison.html"])
 
 
 def _tuned(spec: StudySpec, beside: Path, work: "_Work", teachers: Sequence[Job]) -> Tuning | None:
@@ -194,11 +199,14 @@ class _Work:
         main = threading.current_thread() is threading.main_thread()
         before = {each: signal.signal(each, signal.default_int_handler) for each in heeded if main}
         try:
-            while self.waiting or self.running:
-                self._start()
-                if self.running:
-                    time.sleep(LOOK)
-                self._look()
+            with Watch() as watch:
+                while self.waiting or self.running:
+                    self._start()
+                    running = [job for job, _ in self.running.values()]
+                    watch.look(running, len(self.done), len(self.waiting), len(self.failed))
+                    if self.running:
+                        time.sleep(LOOK)
+                    self._look()
         finally:
             for _, process in self.running.values():  # there are none, unless this was interrupted
                 process.send_signal(signal.SIGTERM)  # a program in the background may have been told to ignore SIGINT

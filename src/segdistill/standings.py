@@ -28,6 +28,7 @@ ARMS = (
 )
 RUNS = ("arm", "network", "seed", "mean_iou", "best_mean_iou", "seconds", "teacher_share", "run", "command")
 CLASSES = ("arm", "network", "class", "seeds", "IoU %", "±", "gain", "± gain")
+MEASURES = ("arm", "network", "measure", "seeds", "value", "±", "gain", "± gain")
 Which = Literal["last", "best"]
 NOTHING = (None, None)
 WHICH: tuple[Which, Which] = ("last", "best")
@@ -41,6 +42,10 @@ class Look(NamedTuple):
     """By class, in their order; None where it is nowhere."""
     images: np.ndarray | None
     """Counts of pixels, uint32 [images, 3, K], where the run kept them."""
+    measures: Mapping[str, float]
+    """What else is known of it, in units of its own: shares of pixels, nats."""
+    shares: Mapping[str, float]
+    """By class, of the labelled pixels."""
 
 
 class Result(NamedTuple):
@@ -50,6 +55,34 @@ class Result(NamedTuple):
     seconds: float
     teacher_share: float | None
     """Of the time of the steps."""
+
+
+class Gain(NamedTuple):
+    """In mIoU over the baseline, of the last weights, in points."""
+
+    arm: str
+    network: str
+    verdict: str | None
+    mean: float
+    half: float | None
+    """Of the 95 % interval."""
+    by_seed: Mapping[int, float]
+
+
+class Told(NamedTuple):
+    """All that can be said of a study."""
+
+    baseline: str | None
+    sentences: Sequence[str]
+    arms: Table
+    runs: Table
+    classes: Table
+    measures: Table
+    gains: Sequence[Gain]
+    shares: Mapping[str, float]
+    """By class, of the labelled pixels that the first arm was measured on."""
+    teachers: Mapping[str, Sequence[str]]
+    """The arms that wait for each."""
 
 
 class Standing(NamedTuple):
@@ -86,7 +119,16 @@ def _look(run: Run, network: str, step: int, found: Findings) -> Look:
     table = found.tables[network]
     iou = list(table.columns).index("iou")
     ious = {str(row[0]): float(value) if isinstance(value := row[iou], int | float) else None for row in table.rows}
-    return Look(found.numbers[f"{network}/mean_iou"], ious, run.by_image(step).get(network))
+    share = list(table.columns).index("frequency")
+    shares = {str(row[0]): float(value) for row in table.rows if isinstance(value := row[share], int | float)}
+    own = {
+        key.removeprefix(f"{network}/"): value for key, value in found.numbers.items() if key.startswith(f"{network}/")
+    }
+    # No measure of the network, but of what was left out of its mean.
+    measures = {
+        key: value for key, value in own.items() if key not in ("mean_iou", "absent_classes") and value == value
+    }
+    return Look(own["mean_iou"], ious, run.by_image(step).get(network), measures, shares)
 
 
 def _teacher_share(run: Run, recipe: Recipe) -> float | None:
@@ -122,6 +164,29 @@ class Standings:
             for which in WHICH
         }
         self.verdicts = self._verdicts()
+
+    def told(self, folder: Path) -> Told:
+        """Everything, for the study's folder."""
+        teachers = [each.arm for each in self.found if each.jobs[0].arm is None]
+        return Told(
+            self.baseline,
+            self.sentences(),
+            self.arms(),
+            self.runs(folder),
+            self.classes(),
+            self.measures(),
+            self.gains(),
+            next(
+                (
+                    r.looks["last"].shares
+                    for each in self.found
+                    if each.arm not in teachers
+                    for r in each.by_seed.values()
+                ),
+                {},
+            ),
+            {name: [each.arm for each in self.found if name in each.jobs[0].needs] for name in teachers},
+        )
 
     def arms(self) -> Table:
         """A row for each network of each arm: ARMS."""
@@ -162,6 +227,29 @@ class Standings:
                 mean = own.interval() if own.by_seed else NOTHING
                 rows.append([each.arm, each.network, label, len(own.by_seed), *mean, *told])
         return Table(CLASSES, rows)
+
+    def measures(self) -> Table:
+        """A row for each network and each number that the probe measure found of it beside mIoU: MEASURES.
+
+        Of the last weights; ± is over seeds alone, and by chance one gain in twenty is past it.
+        """
+        rows: list[list[Cell]] = []
+        for each in self.found:
+            reference = self._reference(each)
+            others = _by_measure(reference) if reference else {}
+            for measure, own in _by_measure(each).items():
+                gain = own - others[measure] if measure in others else None
+                told = gain.interval() if gain and gain.by_seed else NOTHING
+                rows.append([each.arm, each.network, measure, len(own.by_seed), *own.interval(), *told])
+        return Table(MEASURES, rows)
+
+    def gains(self) -> list[Gain]:
+        """Of whatever has a network of the baseline to be compared with, in the order of the arms."""
+        found: list[Gain] = []
+        for each in self.found:
+            if (gain := self._gain(each, "last")) is not None:
+                found.append(Gain(each.arm, each.network, self._verdict(each), *gain.interval(), gain.by_seed))
+        return found
 
     def sentences(self) -> list[str]:
         """What the table says and what it cannot say."""
@@ -273,6 +361,12 @@ class Standings:
         """The arm's, with the network's where it has several that are compared."""
         alike = [other for other in self.found if other.arm == each.arm and (other is each or self._reference(other))]
         return each.arm if len(alike) == 1 else f"{each.arm} ({each.network})"
+
+
+def _by_measure(each: Standing) -> dict[str, Scores]:
+    looks = {seed: result.looks["last"].measures for seed, result in each.by_seed.items()}
+    names = dict.fromkeys(name for measures in looks.values() for name in measures)
+    return {name: Scores({seed: m[name] for seed, m in looks.items() if name in m}) for name in names}
 
 
 def _by_verdict(one: Verdict) -> dict[str, list[str]]:

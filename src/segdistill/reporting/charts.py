@@ -25,6 +25,16 @@ class Interval(NamedTuple):
     high: float
 
 
+class Estimate(NamedTuple):
+    """A mean, half of its interval where there is one, and what it is the mean of."""
+
+    mean: float
+    half: float | None
+    values: Sequence[float]
+    series: int
+    """Chooses the colour."""
+
+
 class Point(NamedTuple):
     """A named point; `is_sure` when its height is surely not zero."""
 
@@ -61,6 +71,48 @@ def intervals(name: str, rows: Sequence[str], values: Sequence[Interval | None],
             axes.plot([low, high], [place, place], color=colour, linewidth=1.4)
             axes.plot([value], [place], color=colour, marker="o", markersize=4.5 if sure else 3)
         _rows(axes, rows, unit)
+        return drawn()
+
+
+def forest(name: str, rows: Sequence[str], values: Sequence[Estimate], unit: str) -> str:
+    """A row for each mean: its interval, a dot for every value, a larger one for the mean, and a line at zero.
+
+    Intervals that are far wider than the values are apart end at the frame, with an arrow.
+    """
+    with _axes(name, (6.4, 0.75 + ROW * len(rows))) as (_, axes, drawn):
+        seen = [abs(value) for each in values for value in (each.mean, *each.values)]
+        ends = max((abs(each.mean) + (each.half or 0.0) for each in values), default=0.0)
+        edge = 1.05 * (min(ends, 3 * max(seen)) if any(seen) else ends) or 1.0
+        axes.axvline(0, color=INK, linewidth=0.8)
+        for place, (mean, half, each, series) in enumerate(values):
+            colour = SERIES[series % COLOURS]
+            low, high = (max(-edge, mean - (half or 0)), min(edge, mean + (half or 0)))
+            axes.plot([low, high], [place, place], color=colour, linewidth=1.4)
+            for at, marker in ((low, "<"), (high, ">")):
+                if abs(at) == edge:
+                    axes.plot([at], [place], color=colour, marker=marker, markersize=4, clip_on=False)
+            axes.plot(
+                each, [place] * len(each), color=colour, marker="o", linestyle="", markersize=3.5, fillstyle="none"
+            )
+            axes.plot([mean], [place], color=colour, marker="o", markersize=5)
+        axes.set_xlim(-edge, edge)
+        axes.tick_params("y", pad=8)  # room for arrows
+        _rows(axes, rows, unit)
+        return drawn()
+
+
+def costs(name: str, points: Sequence[Point], unit: str, label: str) -> str:
+    """Named points, both axes about as long as they need."""
+    with _axes(name, (6.4, 3.6)) as (figure, axes, drawn):
+        for point in points:
+            colour = SERIES[2] if point.is_sure else SERIES[0]
+            axes.plot([point.across], [point.up], color=colour, marker="o", markersize=4.5 if point.is_sure else 3)
+        axes.margins(x=0.15, y=0.12)
+        axes.set_title(unit, loc="left", fontsize=9)
+        axes.set_xlabel(label)
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.grid(axis="y", linewidth=0.6)
+        _name(figure, axes, points)
         return drawn()
 
 
