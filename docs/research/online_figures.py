@@ -48,7 +48,7 @@ def main(folder: Path) -> None:
 
 
 def students(runs: Sequence[Row]) -> None:
-    """Every student's mIoU with its arm's mean, at equal updates and in equal time."""
+    """Every student's mIoU with its arm's mean, at equal updates and in equal time; a colour for each seed."""
     of_arm: dict[str, list[float]] = {}
     for row in runs:
         if row["network"] == "student":
@@ -58,12 +58,13 @@ def students(runs: Sequence[Row]) -> None:
     timed = {arm: f"clock_{arm}" for arm in NAMES if f"clock_{arm}" in of_arm} | same
     for axis, title, arms in (
         (axes[0], "400 updates of the student", {arm: arm for arm in NAMES}),
-        (axes[1], "the time of 400 updates with a finished teacher", timed),
+        (axes[1], "the time of 400 with a finished teacher", timed),
     ):
         for height, arm in enumerate(NAMES):
             if arm in arms:
                 found = of_arm[arms[arm]]
-                axis.plot(found, [height] * len(found), "o", markersize=4, color="C0", alpha=0.6)
+                for place, value in enumerate(found):
+                    axis.plot(value, height, "o", markersize=4, color=f"C{place}", alpha=0.7)
                 axis.plot(statistics.fmean(found), height, "|", markersize=12, color="black")
         axis.axvline(statistics.fmean(of_arm[arms["labels"]]), color="0.7", linewidth=0.8)
         axis.set(title=title, xlabel="mIoU of the student on val, %")
@@ -93,7 +94,9 @@ def cosines(folder: Path, seeds: Sequence[int]) -> None:
     axes[0].axhline(0, color="0.7", linewidth=0.8)
     axes[0].set(xlabel="step", ylabel="cosine of the two gradients")
     axes[1].set(xlabel="step", ylabel="teacher's gradient / labels' gradient", yscale="log")
-    axes[0].legend(frameon=False, fontsize=7)
+    axes[1].yaxis.set_major_formatter("{x:g}")
+    axes[1].yaxis.set_minor_formatter("{x:g}")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=7)
     with (NUMBERS / "cosines.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerows([["arm", "edge", "step", *(f"seed {seed}" for seed in seeds)], *lines])
