@@ -24,8 +24,8 @@ FLOORS = [
     "mistakes types labels parts recipe study run intervals allocator timing",
     "datasets/* models/* losses/* metrics/*",
     (
-        "class_map crops data decoded sampling quarantine frames layouts system teacher_cache gradients sharding optim "
-        "prediction prediction_files checkpoint track gains alignment heat_map"
+        "class_map crops data decoded sampling quarantine disjoint frames layouts system teacher_cache gradients "
+        "sharding optim prediction prediction_files checkpoint track gains alignment heat_map"
     ),
     "assemble",
     "probes/* analyses/*",

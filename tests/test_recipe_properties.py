@@ -67,6 +67,7 @@ FED: dict[str, list[Any]] = {
     "train": ["train", "held_out", "1e-3"],
     "validate_on": ["val", "off"],
     "quarantine": [None, "bad.json"],
+    "parts": [None, {"of": 2}, {"of": 5, "by": "sequence"}],
     "withhold": [0.75, "0.5"],
     "frames": [None, {"path": "data/videos"}, {"path": "x", "rate": 0}, {"path": "1e-3", "rate": "1e-1"}],
     "bad_share": [0.01, 0, "1e-2"],
@@ -352,7 +353,7 @@ def named(change: Change) -> set[str]:
     return (
         keys
         | {".".join(map(str, path)) for path in paths}
-        | {n if len(n) > 2 else f"'{n}'" for n in names if isinstance(n, str)}
+        | {said for n in names if isinstance(n, str) for said in ([n] if len(n) > 2 else [f"'{n}'", f".{n}:"])}
     )
 
 

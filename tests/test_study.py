@@ -96,6 +96,11 @@ def test_an_arm_may_learn_from_runs_of_another(tmp_path: Path) -> None:
     found = {job.name: job for job in jobs(read_study(file), tmp_path, tmp_path / "out")}
     assert found["ensemble-5"].needs == {"labels-3", "labels-5"} and found["labels-3"].needs == set()
     assert found["ensemble-5"].recipe.models["e3"].weights == f"{(tmp_path / 'out').as_posix()}/arms/labels-3"
+    taught = {"models.teacher.weights": "{folder}/arms/labels-{seed}"}
+    each = written(tmp_path, arms={"labels": {"recipe": "plain.yaml"}, "own": {"set": taught}}, grid={}, teachers={})
+    own = {job.name: job for job in jobs(read_study(each), tmp_path, tmp_path / "out")}["own-5"]
+    assert own.needs == {"labels-5"} and (own.recipe.models["teacher"].weights or "").endswith("out/arms/labels-5")
+    file = written(tmp_path, arms=arms, grid={}, teachers={})
     with pytest.raises(Mistake, match=r"ensemble: there is no arms/labels-5; there is labels-3.*did you mean"):
         jobs(read_study(file, ["seeds=[3]"]), tmp_path, tmp_path / "out")
     tune = {"trials": 1, "ranges": {"optim.lr": [1e-3, 1]}}
@@ -190,7 +195,9 @@ def test_the_shipped_studies_are_sound(repository: Path, tmp_path: Path) -> None
             if job.arm is not None and not job.arm.startswith("clock_"):
                 first = next(each for each in found if each.arm is not None)
                 assert student_updates(job.recipe) == first.recipe.steps
-                assert job.recipe.optim.model_copy(update={"states": "shared"}) == first.recipe.optim
+                hers = round(job.recipe.optim.warmup * student_updates(job.recipe) / job.recipe.steps)
+                alike = {"states": "shared", "warmup": hers}  # as many of the student's updates
+                assert job.recipe.optim.model_copy(update=alike) == first.recipe.optim
 
 
 def test_equal_time_is_equal_but_for_the_length(repository: Path, tmp_path: Path) -> None:

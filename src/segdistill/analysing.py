@@ -16,7 +16,7 @@ from segdistill.assemble import open_split
 from segdistill.datasets import Dataset
 from segdistill.frames import sources
 from segdistill.mistakes import Mistake
-from segdistill.recipe import DataSpec, override, parse, read
+from segdistill.recipe import DataSpec, Recipe, override, parse, read
 from segdistill.reporting import alignment, bias_variance, class_results, dark_knowledge, dataset
 from segdistill.run import Run, provenance, write_text
 from segdistill.types import Findings, Table
@@ -46,7 +46,7 @@ def analyse_data(recipe: Path | str, out: Path | None = None, settings: Sequence
     own, rest = _parted(settings)
     file = Path(recipe)
     folder = out or Path("runs") / f"analysis-{file.resolve().parent.name}-{file.stem}"
-    return _analyse("dataset", own, read(recipe, rest).data, (), folder, str(recipe))
+    return _analyse("dataset", own, read(recipe, rest), (), folder, str(recipe))
 
 
 def analyse(kind: str, runs: Sequence[Path], out: Path | None = None, settings: Sequence[str] = ()) -> Analysed:
@@ -64,9 +64,9 @@ def analyse(kind: str, runs: Sequence[Path], out: Path | None = None, settings: 
             raise Mistake(f"--set {setting}: expected data.… (of the first run's recipe) or analysis.…")
     directories = [Run(path).require() for path in runs]
     content = read(directories[0].recipe_file).model_dump(mode="json", exclude_none=True)
-    data = parse(override(content, rest)).data
+    seen = parse(override(content, rest))
     title = ", ".join(run.name for run in directories)
-    return _analyse(kind, own, data, directories, out or Path("runs") / f"analysis-{kind}", title)
+    return _analyse(kind, own, seen, directories, out or Path("runs") / f"analysis-{kind}", title)
 
 
 def _parted(settings: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -76,13 +76,14 @@ def _parted(settings: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
 
 
 def _analyse(
-    kind: str, settings: Mapping[str, Any], data: DataSpec, runs: Sequence[Run], folder: Path, title: str
+    kind: str, settings: Mapping[str, Any], recipe: Recipe, runs: Sequence[Run], folder: Path, title: str
 ) -> Analysed:
+    data = recipe.data
     part = parts.find("analyses", kind, "analyse")
     analysis: Analysis = parts.build(part, parts.settings(part, settings, "analysis"))
     splits = {split: open_split(data, split) for split in dict.fromkeys((data.train, data.validate_on))}
     if data.train != data.validate_on:
-        splits[data.train] = _trained(splits[data.train], data)
+        splits[data.train] = _trained(splits[data.train], data, recipe.seed)
     found = analysis.analyse(Subject(data, splits, runs, folder / "partial"))
     Run(folder).write_findings(kind, 0, found)
     for name, table in found.tables.items():
@@ -97,10 +98,10 @@ def _analyse(
     return Analysed(found, page)
 
 
-def _trained(split: Dataset, data: DataSpec) -> Dataset:
+def _trained(split: Dataset, data: DataSpec, seed: int) -> Dataset:
     """The training split as a run sees it; a folder of frames has no labels to look at, and may be gone."""
     elsewhere = data.frames is not None and data.frames.path is not None
-    return sources(split, data.model_copy(update={"frames": None}) if elsewhere else data).train
+    return sources(split, data.model_copy(update={"frames": None}) if elsewhere else data, seed).train
 
 
 def _csv(table: Table) -> str:

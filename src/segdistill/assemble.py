@@ -85,7 +85,7 @@ def assemble(recipe: Recipe) -> Assembly:
         Mistake: a part, a parameter, a stage, a class table, a weights file or a data folder does not fit.
     """
     recipe = resolve(recipe)
-    train, frames = sources(open_split(recipe.data, recipe.data.train), recipe.data)
+    train, frames = sources(open_split(recipe.data, recipe.data.train), recipe.data, recipe.seed)
     val = open_split(recipe.data, recipe.data.validate_on)
     classes = train.classes
     models: dict[str, Model] = {}

@@ -100,7 +100,7 @@ def check(recipe: Path | str, settings: Sequence[str] = (), quarantine_to: Path 
     spec = read(recipe, settings).data
     part = parts.find("datasets", spec.kind, "data.kind")
     parts.settings(part, spec.parameters, "data", DataSpec.model_fields)
-    whole = spec.model_copy(update={"quarantine": None, "withhold": 0.0})
+    whole = spec.model_copy(update={"quarantine": None, "withhold": 0.0, "parts": None})
     problems: list[Problem] = []
     datasets: dict[str, Dataset] = {}
     looks: dict[str, list[_Look]] = {}

@@ -14,6 +14,7 @@ from typing import NamedTuple, final
 import numpy as np
 
 from segdistill.datasets import Dataset, FileDataset, Pair, images_in, need_folder
+from segdistill.disjoint import part_of
 from segdistill.labels import Coding
 from segdistill.mistakes import Mistake
 from segdistill.quarantine import without
@@ -67,7 +68,7 @@ def _extract(video: Path) -> str:
     return f"`segdistill data frames {video} --out FOLDER` takes pictures out of it"
 
 
-def sources(train: Dataset, spec: DataSpec) -> Sources:
+def sources(train: Dataset, spec: DataSpec, seed: int) -> Sources:
     """The training split and the frames that a recipe describes; files are listed, not read.
 
     Withheld are the labels of images spread evenly over the split's order, which every seed and process has alike: of
@@ -75,10 +76,14 @@ def sources(train: Dataset, spec: DataSpec) -> Sources:
 
     Args:
         train: the training split with its labels, without what a quarantine names.
+        seed: of the run, whose part of the split this is where `parts` makes several.
 
     Raises:
-        Mistake: the folder of the frames is missing or holds no images; so few labels that none is withheld.
+        Mistake: the folder of the frames is missing or holds no images; so few labels that none is withheld; more
+            parts than there are images.
     """
+    if spec.parts is not None:
+        train = train.only(part_of(train, spec.parts, seed))
     withheld = [index for index in range(len(train)) if is_of_share(index, exact(spec.withhold))]
     if spec.withhold and not withheld:
         raise Mistake(f"data.withhold: {spec.withhold:g} of {len(train)} images is none")

@@ -247,6 +247,9 @@ def _stages(assembly: Assembly, crop: tuple[int, int]) -> Table:
 def _of_frames(assembly: Assembly) -> Iterator[str]:
     """Of the images without labels: how many, whence, and how often they are shown."""
     spec, frames = assembly.recipe.data, assembly.frames
+    if spec.parts is not None:
+        which = f"one of {spec.parts.of} disjoint parts of {spec.train}, of seed {assembly.recipe.seed}"
+        yield f"part: {len(assembly.train):,} images, {which}"
     if frames is not None and spec.frames is not None:
         whence = f"below {spec.frames.path}" if spec.frames.path else f"of {spec.train}, withheld"
         passes = assembly.recipe.steps * spec.batch * spec.frames.rate / len(frames)

@@ -111,6 +111,16 @@ class FramesSpec(_Spec):
 
 
 @final
+class PartsSpec(_Spec):
+    """Disjoint parts of the training images, of which a run sees one: that of its seed."""
+
+    of: int = Field(ge=2)
+    """How many; of 3, seeds 0 to 2 have one each, seeds 3 to 5 one each of another partition."""
+    by: Literal["image", "sequence"] = "image"
+    """sequence: images whose names begin alike, up to the first _ or /, stay together: the cities of Cityscapes."""
+
+
+@final
 class DataSpec(_PartSpec):
     """A dataset (`kind` and its own parameters) and how it is fed."""
 
@@ -132,6 +142,8 @@ class DataSpec(_PartSpec):
     """Of a split's samples that may be unreadable: they are set aside; with more of them the run stops."""
     quarantine: str | None = None
     """A file that `data check --quarantine` wrote; the samples that it names are left out of their splits."""
+    parts: PartsSpec | None = None
+    """For studies of what other training images change (`analyse bias_variance`). Default: all images."""
     withhold: float = Field(default=0.0, ge=0, lt=1)
     """Share of the training images whose labels count as void and are not read, for studies; the images stay. They are
     spread evenly over the order of the split, whatever the seed: of 0.75, the second to fourth of each four."""

@@ -35,6 +35,8 @@ from segdistill.recipe import Recipe, mapping, override, parse, put
 NAME = r"[A-Za-z0-9_-]{1,64}"
 FOLDER = "{folder}"
 """In a setting: where the study's runs are."""
+SEED = "{seed}"
+"""In a setting of an arm: each run's own, `{folder}/arms/teacher-{seed}`."""
 
 
 class _Spec(Checked):
@@ -241,11 +243,12 @@ def jobs(
         needs = _needs(f"teachers.{name}", spec.set, study)
         found.append(Job(f"teachers/{name}", None, recipe, folder / "teachers" / name, needs, spec.calibrate))
     for name, spec in study.everything().items():
-        needs = _needs(name, spec.set, study)
         for seed in study.seeds:
             file = beside / (spec.recipe or study.recipe)
+            own = _replaced(spec.set, SEED, str(seed))
+            needs = _needs(name, own, study)
             chosen = (tuned or {}).get(name, {})
-            recipe = _recipe(name, file, [study.set, spec.set, chosen, {"seed": seed}], folder)
+            recipe = _recipe(name, file, [study.set, own, chosen, {"seed": seed}], folder)
             run = f"{name}-{seed}"
             found.append(Job(run, name, recipe, folder / "arms" / run, needs, None))
     _refuse_circles(found)
@@ -260,10 +263,11 @@ def trial(study: StudySpec, beside: Path, folder: Path, arm: str, number: int, v
     """
     assert study.tune is not None
     spec = study.everything()[arm]
-    settings = [study.set, spec.set, study.tune.set, values, {"seed": study.tune.seed}]
+    own = _replaced(spec.set, SEED, str(study.tune.seed))
+    settings = [study.set, own, study.tune.set, values, {"seed": study.tune.seed}]
     recipe = _recipe(f"tune: {arm}", beside / (spec.recipe or study.recipe), settings, folder)
     run = f"{arm}-{number:02d}"
-    needs = _needs(arm, spec.set, study)
+    needs = _needs(arm, own, study)
     if untuned := [need for need in needs if not need.startswith("teachers/")]:
         raise Mistake(f"tune: {arm} learns from arms/{min(untuned)}, which is trained after the trials")
     return Job(f"trials/{run}", None, recipe, folder / "trials" / run, needs, None)
@@ -294,21 +298,21 @@ def _recipe(where: str, file: Path, settings: Sequence[Mapping[str, Any]], folde
     content = override(mapping(file, "a recipe", Recipe.model_fields), [])  # a copy: aliases are one mapping
     try:
         for key, value in (pair for each in settings for pair in each.items()):
-            put(content, key, _there(value, folder))
+            put(content, key, _replaced(value, FOLDER, folder.as_posix()))
         return parse(content)
     except Mistake as mistake:
         raise Mistake(f"{where}: {mistake}") from mistake
 
 
-def _there(value: Any, folder: Path) -> Any:
-    """With the study's folder in it."""
+def _replaced(value: Any, word: str, by: str) -> Any:
+    """Wherever it stands in a text."""
     match value:
         case str():
-            return value.replace(FOLDER, folder.as_posix())
+            return value.replace(word, by)
         case dict():
-            return {key: _there(each, folder) for key, each in value.items()}  # pyright: ignore[reportUnknownVariableType]
+            return {key: _replaced(each, word, by) for key, each in value.items()}  # pyright: ignore[reportUnknownVariableType]
         case list():
-            return [_there(each, folder) for each in value]  # pyright: ignore[reportUnknownVariableType]
+            return [_replaced(each, word, by) for each in value]  # pyright: ignore[reportUnknownVariableType]
         case _:
             return value
 

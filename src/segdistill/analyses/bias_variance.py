@@ -4,8 +4,8 @@ changes of either.
 Heskes 1998 (cross-entropy), Yang et al. 2020, https://arxiv.org/abs/2002.11328 (Brier), Domingos 2000,
 https://mlanthology.org/aaai/2000/domingos2000aaai-unified (0-1); students and variance: Zhou et al. 2021,
 https://arxiv.org/abs/2102.00650. Where we differ: every pixel is a decision; all numbers are corrected for the few runs
-that there are; and the variance is that over seeds, which draw the first weights and the order of the data, not over
-other training data.
+that there are; and the variance is that over seeds, which draw the first weights and the order of the data, unless
+`data.parts` gives every seed other training images, which is Yang's protocol.
 """
 
 from collections.abc import Mapping
