@@ -39,7 +39,9 @@ def study(folder: Path, trials: int = DRAWN + 2, **more: object) -> Path:
 def opened(file: Path, out: Path) -> Tuning:
     spec = read_study(file)
     assert spec.tune is not None
-    return Tuning(spec, spec.tune, file.parent, out)
+    tuning = Tuning(spec, spec.tune, file.parent, out)
+    tuning.open()
+    return tuning
 
 
 def train(job: Job, score: Callable[[Job], float], upto: int = 6) -> None:
@@ -160,13 +162,17 @@ def test_what_was_not_finite_counts_and_is_not_chosen(tmp_path: Path) -> None:
 def test_sentences(tmp_path: Path) -> None:
     tuning = opened(study(tmp_path, trials=1, set={"steps": 6, "data.validate_on": "train"}), tmp_path / "out")
     round_of(tuning)
-    assert tuning.sentences() == [
-        "Settings were chosen by 1 trial of every arm (seed 1000, mean IoU of student on train): tuning.csv."
+    same = tuning.sentences({"train"})
+    assert tuning.sentences({"val"}) == [
+        "Settings were chosen by 1 trial of every arm (seed 1000, mean IoU of student on train): tuning.csv.",
+        "Trials of labels and soft were judged on the images that they were trained on.",
+        "labels: optim.lr 0.01 (as in its recipe).",
+        "soft: optim.lr 0.01 (as in its recipe) and losses.soft_targets.weight 1.0 (as in its recipe).",
     ]
+    assert same[1].startswith("The table is measured on the images that settings were chosen by")
     near = opened(study(tmp_path, trials=1, ranges={"optim.lr": [0.0099, 0.1]}), tmp_path / "near")
     round_of(near)
-    _, same, *edges = near.sentences()
-    assert same.startswith("The table is measured on the images that settings were chosen by")
+    _, _, *edges = near.sentences({"test"})
     assert edges[0] == "labels: optim.lr 0.01 is near an end of [0.0099, 0.1]; a better one may lie beyond."
 
 
@@ -202,7 +208,15 @@ def test_what_a_study_may_not_say(tmp_path: Path, more: dict[str, object], sente
     ("ranges", "sentence"),
     [
         ({"optim.rate": [0.1, 1]}, r"tune: labels: optim\.rate: unknown key; .*"),
-        ({"optim.lr": [0.1, 1]}, r"tune: labels has optim\.lr 0\.01, which is not within \[0\.1, 1\]"),
+        ({"optim.lr": [0.1, 1]}, r"tune: labels has optim\.lr 0\.01, which is not in \[0\.1, 1\]"),
+        (
+            {"optim.schedule": {"choices": ["cosine", "constant"]}},
+            "schedule poly, which is none of cosine and constant",
+        ),
+        (
+            {"losses.cross_entrop.weight": [0.1, 1]},
+            r"tune: labels has no losses\.cross_entrop; it has cross_entropy \(did you mean 'cross_entropy'\?\);",
+        ),
         ({"optim.schedule": {"choices": ["cosine", "pol"]}}, r"tune: labels: optim\.schedule: .*'pol'"),
     ],
 )
@@ -213,7 +227,9 @@ def test_what_a_recipe_does_not_have(tmp_path: Path, ranges: dict[str, object], 
 
 def test_other_ranges_or_another_network_are_refused(tmp_path: Path) -> None:
     opened(study(tmp_path), tmp_path / "out")
-    with pytest.raises(Mistake, match=r"tuning\.db: labels was tuned within other ranges; delete it, or use --out"):
+    with pytest.raises(
+        Mistake, match=r"tuning\.db: labels was tuned within other ranges; delete it, trials and arms, or use --out"
+    ):
         opened(study(tmp_path, ranges={"optim.lr": [1e-3, 1]}), tmp_path / "out")
     with pytest.raises(Mistake, match=r"tune\.network: labels does not train 'teacher'; it trains student"):
         opened(study(tmp_path, network="teacher"), tmp_path / "other")

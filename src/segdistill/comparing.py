@@ -27,7 +27,7 @@ from segdistill.recipe import differences, dump, read
 from segdistill.reporting import comparison
 from segdistill.run import Run, write_text
 from segdistill.standings import Standings, recipe_file, results
-from segdistill.study import Job, StudySpec, jobs, read_study
+from segdistill.study import Job, jobs, read_study
 from segdistill.tuning import Tuning
 from segdistill.types import Table
 from segdistill.watching import Watch
@@ -71,18 +71,20 @@ def compare(study: Path | str, out: Path | None = None, *, settings: Sequence[st
         if "measure" not in job.recipe.probes:
             raise Mistake(f"{job.name}: probes: a comparison is made of what the probe measure finds; add it")
     _need_data(todo)
+    tuning = None if spec.tune is None else Tuning(spec, spec.tune, file.parent, folder)
     with Run(folder).held():
         trials = len(spec.everything()) * spec.tune.trials if spec.tune is not None else 0
         work = _Work(folder, at_once, len(todo) + trials)
-        tuning = _tuned(spec, file.parent, work, [job for job in todo if job.arm is None])
         if tuning is not None:
+            _tune(tuning, work, [job for job in todo if job.arm is None])
             todo = jobs(spec, file.parent, folder, tuning.chosen())
             write_text(folder / "tuning.csv", _csv(tuning.table()))
         work.run(todo)
     _need_their_teachers(todo)
     told = Standings(todo, spec.baseline).told(folder)
     if tuning is not None:
-        told = told._replace(sentences=[*told.sentences, *tuning.sentences()])
+        measured = {job.recipe.data.validate_on for job in todo if job.arm is not None}
+        told = told._replace(sentences=[*told.sentences, *tuning.sentences(measured)])
     tables = {"comparison": told.arms, "runs": told.runs, "classes": told.classes, "measures": told.measures}
     for name, table in tables.items():
         write_text(folder / f"{name}.csv", _csv(table))
@@ -94,11 +96,9 @@ def compare(study: Path | str, out: Path | None = None, *, settings: Sequence[st
     return Compared(told.arms, told.sentences, folder, [*pages, folder / "comparison.html"])
 
 
-def _tuned(spec: StudySpec, beside: Path, work: "_Work", teachers: Sequence[Job]) -> Tuning | None:
-    """After the trials of every arm, which need the teachers; None: there are none."""
-    if spec.tune is None:
-        return None
-    tuning = Tuning(spec, spec.tune, beside, work.folder)
+def _tune(tuning: Tuning, work: "_Work", teachers: Sequence[Job]) -> None:
+    """The trials of every arm, after the teachers that they need."""
+    tuning.open()
     for job in tuning.jobs():
         _write_recipe(job, work.folder)
     work.run(teachers)
@@ -107,7 +107,6 @@ def _tuned(spec: StudySpec, beside: Path, work: "_Work", teachers: Sequence[Job]
         work.run(trials, hopeless=tuning.hopeless)
         for job in trials:
             tuning.end(job)
-    return tuning
 
 
 def _need_data(todo: Sequence[Job]) -> None:

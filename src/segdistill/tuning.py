@@ -10,13 +10,13 @@ import importlib.util
 import json
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, final
 
-from segdistill.mistakes import Mistake, one_of
-from segdistill.recipe import flat
+from segdistill.mistakes import Mistake, nearest, one_of
+from segdistill.recipe import DataSpec, Recipe, flat
 from segdistill.run import Run, writing
 from segdistill.study import Job, Ranges, RangeSpec, StudySpec, TuneSpec, trial
 from segdistill.types import Cell, Table
@@ -42,17 +42,26 @@ class Tuning:
         """
         Raises:
             Mistake: Optuna is not installed; an arm's recipe has no such setting, or a value of its own out of the
-                range; or earlier trials were within others.
+                range.
         """
         self.study, self.tune, self.beside, self.folder = study, tune, beside, folder
         self.ranges: dict[str, Ranges] = {name: tune.ranges | arm.tune for name, arm in study.everything().items()}
         self.written = {arm: self._written(arm) for arm in self.ranges}
         """By arm, the values of its recipe."""
         self.optuna = _optuna()
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        self.storage = self.optuna.storages.RDBStorage(f"sqlite:///{folder / 'tuning.db'}")
-        self.of: dict[str, Study] = {arm: self._open(arm) for arm in self.ranges}
+        self.of: dict[str, Study] = {}
+        """By arm, what Optuna knows of its trials."""
+
+    def open(self) -> None:
+        """The trials that there are, of `tuning.db`; before anything else.
+
+        Raises:
+            Mistake: they were within other ranges.
+        """
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self.storage = self.optuna.storages.RDBStorage(f"sqlite:///{self.folder / 'tuning.db'}")
+        self.of = {arm: self._open(arm) for arm in self.ranges}
 
     def jobs(self) -> list[Job]:
         """The trials that there are already, done or not."""
@@ -134,17 +143,24 @@ class Tuning:
                 rows.append([*told, *(_cell(values.get(key)) for key in keys)])
         return Table((*TRIALS, *keys), rows)
 
-    def sentences(self) -> list[str]:
-        """How the settings were chosen, and what speaks against it."""
+    def sentences(self, measured: Collection[str]) -> list[str]:
+        """What was chosen and how, and what speaks against it.
+
+        Args:
+            measured: the splits of which the comparison speaks.
+        """
         judged = {self._job(arm, self._best(arm)).recipe.data.validate_on for arm in self.of}
         many = f"{self.tune.trials} trial{'s' * (self.tune.trials > 1)} of every arm"
         by = f"seed {self.tune.seed}, mean IoU of {self.tune.network} on {one_of(sorted(judged))}"
         told = [f"Settings were chosen by {many} ({by}): tuning.csv."]
-        if "data.validate_on" not in self.tune.set:
+        if judged & {*measured}:
             told.append(
                 "The table is measured on the images that settings were chosen by: tune.set can name another split."
             )
+        if seen := [arm for arm in self.of if self._data(arm).validate_on == self._data(arm).train]:
+            told.append(f"Trials of {one_of(seen)} were judged on the images that they were trained on.")
         for arm, values in self.chosen().items():
+            told.append(f"{arm}: {one_of(self._told(arm, key, value) for key, value in values.items())}.")
             for key, sought in self.ranges[arm].items():
                 if sought.low is None or sought.high is None:
                     continue
@@ -154,19 +170,29 @@ class Tuning:
                     told.append(f"{arm}: {key} {values[key]:g} is near an end of {ends}; a better one may lie beyond.")
         return told
 
+    def _data(self, arm: str) -> DataSpec:
+        """Of its trials."""
+        return self._job(arm, self._best(arm)).recipe.data
+
+    def _told(self, arm: str, key: str, value: Any) -> str:
+        written = self.written[arm].get(key)
+        before = "as in its recipe" if written == value else f"its recipe: {written}" if written is not None else ""
+        return f"{key} {value}" + (f" ({before})" if before else "")
+
     def _written(self, arm: str) -> dict[str, Any]:
         job = trial(self.study, self.beside, self.folder, arm, 0, {})
         if self.tune.network not in job.recipe.trained():
             trained = one_of(job.recipe.trained())
             raise Mistake(f"tune.network: {arm} does not train '{self.tune.network}'; it trains {trained}")
         for key, sought in self.ranges[arm].items():
+            _need_place(arm, key, job.recipe)
             for value in sought.choices or (sought.low, sought.high):
                 trial(self.study, self.beside, self.folder, arm, 0, {key: value})
         said = flat(job.recipe)
         found = {key: said[key] for key in self.ranges[arm] if key in said}
         for key, value in found.items():
             if not _within(value, self.ranges[arm][key]):
-                raise Mistake(f"tune: {arm} has {key} {value}, which is not within {_told(self.ranges[arm][key])}")
+                raise Mistake(f"tune: {arm} has {key} {value}, which is {_not_of(self.ranges[arm][key])}")
         return found
 
     def _open(self, arm: str) -> "Study":
@@ -177,7 +203,8 @@ class Tuning:
         now = json.dumps({key: each.model_dump(mode="json") for key, each in self.ranges[arm].items()}, sort_keys=True)
         before = study.user_attrs.get("ranges", now)
         if before != now:
-            raise Mistake(f"{self.folder / 'tuning.db'}: {arm} was tuned within other ranges; delete it, or use --out")
+            told = f"{arm} was tuned within other ranges; delete it, trials and arms, or use --out"
+            raise Mistake(f"{self.folder / 'tuning.db'}: {told}")
         study.set_user_attr("ranges", now)
         return study
 
@@ -223,8 +250,22 @@ def _within(value: object, sought: RangeSpec) -> bool:
     return isinstance(value, int | float) and low <= value <= high
 
 
-def _told(sought: RangeSpec) -> str:
-    return one_of(map(str, sought.choices)) if sought.choices else f"[{sought.low:g}, {sought.high:g}]"
+def _not_of(sought: RangeSpec) -> str:
+    return (
+        f"none of {one_of(map(str, sought.choices))}" if sought.choices else f"not in [{sought.low:g}, {sought.high:g}]"
+    )
+
+
+def _need_place(arm: str, key: str, recipe: Recipe) -> None:
+    """A setting of a loss, model or probe that there is not would make one."""
+    shelf, _, rest = key.partition(".")
+    there: Mapping[str, object] = {"losses": recipe.losses, "models": recipe.models, "probes": recipe.probes}.get(
+        shelf, {}
+    )
+    name = rest.partition(".")[0]
+    if there and name not in there:
+        own = f"; what one arm alone has stands in arms.{arm}.tune" if shelf == "losses" else ""
+        raise Mistake(f"tune: {arm} has no {shelf}.{name}; it has {one_of(there)}{nearest(name, there)}{own}")
 
 
 def _rounded(value: Any) -> Any:
